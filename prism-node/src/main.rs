@@ -1,2 +1,3 @@
-//! placeholder
+//! The `prism` command.
+
 fn main() {}

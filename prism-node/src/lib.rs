@@ -1,0 +1,15 @@
+//! The composition: configuration, node runtime, HTTP API, command line, demo.
+//!
+//! ```text
+//!   HTTP (axum) --> Intake --> submit worker --+--> Database (own region)
+//!                                              |
+//!                   loop thread (prism-net) <--+ Committed
+//!                     | apply, position   -> inlet workers  --> Database (own region)
+//!                     | fetch, verify     -> outbox worker  --> Database (own region)
+//!                     | direct            -> lane workers   --> Database (peer region)
+//!                     + notices, figures  -> Board --> status, metrics, log
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod intake;
+pub mod status;
