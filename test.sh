@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Everything that must hold, in one command. On a fresh machine with Rust it also makes sure that
+# PostgreSQL's server binaries are there: the tests start their own throwaway servers and fail,
+# never skip, when they can't.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+step() { printf '\n== %s\n' "$*"; }
+
+pg_bin() {
+    local dir
+    for dir in ${PRISM_PG_BIN:-} $(pg_config --bindir 2>/dev/null || true) \
+        /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/local/opt/postgresql*/bin \
+        /opt/homebrew/opt/postgresql*/bin ${PATH//:/ }; do
+        [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ] && { echo "$dir"; return 0; }
+    done
+    return 1
+}
+
+install_packages() { # apt's names, dnf's, apk's, pacman's, brew's ("-": not needed there)
+    local as_root=""
+    [ "$(id -u)" = 0 ] || as_root="sudo"
+    if command -v apt-get >/dev/null; then
+        $as_root apt-get update -qq && DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq $1
+    elif command -v dnf >/dev/null; then $as_root dnf install -y -q $2
+    elif command -v apk >/dev/null; then $as_root apk add -q $3
+    elif command -v pacman >/dev/null; then $as_root pacman -Sy --noconfirm $4
+    elif command -v brew >/dev/null; then brew install $5
+    else
+        echo "test.sh: no known package manager; install these yourself and run again: $1" >&2
+        return 1
+    fi
+}
+
+step "PostgreSQL server binaries"
+if ! pg_bin >/dev/null; then
+    install_packages postgresql postgresql-server postgresql postgresql postgresql
+fi
+echo "$(pg_bin)"
+
+step "formatting"
+cargo fmt --all --check
+
+step "clippy"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+step "prism-proto links without std"
+./prism-proto/nostd-check/run.sh
+
+step "tests"
+cargo test --workspace --locked
+
+step "fuzz targets compile"
+cargo check --manifest-path fuzz/Cargo.toml --locked
+
+step "the core in somebody else's loop"
+cargo run --release --locked -p prism-net --example own_loop
+
+step "demo on SQLite"
+cargo run --release --locked -- demo
+
+step "demo on PostgreSQL"
+cargo run --release --locked -- demo --database postgres --loss 0.2 --updates 6000
+
+step "the repository"
+./.ci/repository
+
+printf '\nall checks passed\n'
