@@ -7,6 +7,8 @@
 
 mod database;
 mod error;
+#[cfg(unix)]
+pub mod throwaway;
 mod update;
 mod value;
 
