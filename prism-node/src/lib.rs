@@ -11,5 +11,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod intake;
+pub mod keys;
 pub mod status;

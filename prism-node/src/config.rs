@@ -1,0 +1,247 @@
+//! `prism.toml`: one file for the whole cluster, read, checked and typed.
+//!
+//! [`Config::load`] either gives a configuration in which every reference is resolved, or a
+//! [`ConfigError`] that lists everything that is wrong, each with file, line, column and fix.
+
+mod build;
+mod convert;
+mod expand;
+mod problem;
+mod section;
+mod units;
+
+use std::fs::File;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use prism_proto::{NodeId, RegionId, RegionKey, Retry};
+
+use crate::keys::{KeyError, PublicKey, SecretKey};
+
+pub use problem::{ConfigError, Problem};
+
+/// A cluster of hundreds of nodes with a thousand statements stays far below.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Longest HTTP token, in bytes.
+const MAX_TOKEN: u64 = 4096;
+
+/// The whole cluster.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// Its directory, absolute: relative paths in the file start here.
+    pub base_dir: PathBuf,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// The cluster's pre-shared key.
+    pub psk_file: Option<PathBuf>,
+    /// Position `i` has `RegionId(i)`.
+    pub regions: Vec<Region>,
+    /// All nodes; position `i` has `NodeId(i)`; the order within a region is the failover order.
+    pub nodes: Vec<Node>,
+    /// Retransmission and failover.
+    pub retry: Retry,
+    /// Bounds.
+    pub limits: Limits,
+    /// File with the bearer token of the HTTP API.
+    pub token_file: Option<PathBuf>,
+}
+
+/// One region.
+#[derive(Debug, Clone)]
+pub struct Region {
+    /// Its index.
+    pub id: RegionId,
+    /// Its name.
+    pub name: String,
+    /// Its name on the wire.
+    pub key: RegionKey,
+    /// As the region's own nodes reach its database.
+    pub database: String,
+    /// As other regions reach it.
+    pub direct: String,
+    /// Its nodes in failover order.
+    pub nodes: Vec<NodeId>,
+    /// Line in the file.
+    pub line: usize,
+}
+
+/// One node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its index.
+    pub id: NodeId,
+    /// Its region.
+    pub region: RegionId,
+    /// Its name.
+    pub name: String,
+    /// Where peers reach it.
+    pub udp: SocketAddr,
+    /// What its socket is bound to.
+    pub bind_udp: SocketAddr,
+    /// Where its HTTP API listens.
+    pub http: SocketAddr,
+    /// Its public key.
+    pub public_key: Option<PublicKey>,
+    /// The key that it is about to change to.
+    pub next_public_key: Option<PublicKey>,
+    /// Line in the file.
+    pub line: usize,
+}
+
+/// Bounds that an operator can set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest encoded update in bytes.
+    pub max_update: u32,
+    /// How long acknowledged outbox rows stay.
+    pub retention: Duration,
+    /// Bytes that may wait for one region before it is stale.
+    pub max_backlog: u64,
+    /// How long an awaited write waits for all regions.
+    pub await_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_update: 256 << 10,
+            retention: Duration::from_secs(24 * 3600),
+            max_backlog: 8 << 30,
+            await_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The bearer token cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("token_file {}: {reason}; write one with: prism keygen {}", .path.display(), .path.display())]
+pub struct TokenError {
+    path: PathBuf,
+    reason: String,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let fail = |e: std::io::Error| {
+            let fix = match e.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "name the right file with --config, or make a first cluster with: prism init"
+                }
+                std::io::ErrorKind::PermissionDenied => "let this user read the file",
+                _ => "name a readable file with --config",
+            };
+            ConfigError::single(path, format!("cannot read it: {e}"), fix)
+        };
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|f| f.take(MAX_FILE + 1).read_to_end(&mut bytes))
+            .map_err(fail)?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(ConfigError::single(
+                path,
+                format!("it is larger than {}", units::show_size(MAX_FILE)),
+                "is this a prism.toml?",
+            ));
+        }
+        let text = String::from_utf8(bytes).map_err(|e| {
+            ConfigError::single(
+                path,
+                format!("byte {} is not UTF-8", e.utf8_error().valid_up_to()),
+                "save the file as UTF-8",
+            )
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a text as if it stood in `path`, with this process's environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        Self::parse_with(text, path, &|name| std::env::var(name).ok())
+    }
+
+    /// Checks a text as if it stood in `path`, with the environment given.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse_with(
+        text: &str,
+        path: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        build::build(text, path, env)
+    }
+
+    /// A region by index.
+    ///
+    /// # Panics
+    /// If the id is not of this configuration.
+    #[must_use]
+    pub fn region(&self, id: RegionId) -> &Region {
+        &self.regions[usize::from(id.0)]
+    }
+
+    /// A node by index.
+    ///
+    /// # Panics
+    /// If the id is not of this configuration.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[usize::from(id.0)]
+    }
+
+    /// A region by name.
+    #[must_use]
+    pub fn region_named(&self, name: &str) -> Option<&Region> {
+        self.regions.iter().find(|r| r.name == name)
+    }
+
+    /// A node by name.
+    #[must_use]
+    pub fn node_named(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|n| n.name == name)
+    }
+
+    /// The bearer token of the HTTP API, if one is configured.
+    ///
+    /// # Errors
+    /// [`TokenError`] if the file cannot be read or holds nothing usable.
+    pub fn token(&self) -> Result<Option<String>, TokenError> {
+        let Some(path) = &self.token_file else {
+            return Ok(None);
+        };
+        let fail = |reason: String| TokenError {
+            path: path.clone(),
+            reason,
+        };
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|f| f.take(MAX_TOKEN).read_to_string(&mut text))
+            .map_err(|e| fail(e.to_string()))?;
+        let token = text.trim();
+        if token.len() < 16 || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(fail(
+                "expected at least 16 printable characters without spaces".to_owned(),
+            ));
+        }
+        Ok(Some(token.to_owned()))
+    }
+
+    /// The cluster's pre-shared key, if one is configured.
+    ///
+    /// # Errors
+    /// [`KeyError`] names the file and the fix.
+    pub fn psk(&self) -> Result<Option<SecretKey>, KeyError> {
+        self.psk_file.as_deref().map(SecretKey::read).transpose()
+    }
+}

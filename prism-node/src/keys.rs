@@ -1,0 +1,222 @@
+//! Node keys (X25519) and the cluster's pre-shared key, in base64 as WireGuard users know them.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// A key file holds 44 characters and a line end; more than this is another file.
+const MAX_KEY_FILE: u64 = 1024;
+
+/// Why text or a file is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Not 32 bytes of base64.
+    #[error(
+        "not a key: expected 44 characters of base64 (32 bytes), as `prism keygen` prints them"
+    )]
+    Malformed,
+    /// Nothing there.
+    #[error("{} does not exist; make it with: prism keygen {}", .0.display(), .0.display())]
+    Missing(PathBuf),
+    /// Keygen never overwrites.
+    #[error("{} exists already and is not overwritten; move it away first if the node really needs a new key", .0.display())]
+    Exists(PathBuf),
+    /// Other users can read it.
+    #[error("{} can be read by others (mode {mode:04o}); fix it with: chmod 600 {}", .path.display(), .path.display())]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A file with something else in it.
+    #[error("{}: {source}", .path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<KeyError>,
+    },
+    /// The operating system's words.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        source: io::Error,
+    },
+    /// The operating system gave no randomness.
+    #[error("the operating system gave no random bytes: {0}")]
+    Entropy(getrandom::Error),
+}
+
+fn decode(text: &str) -> Result<[u8; 32], KeyError> {
+    STANDARD
+        .decode(text.trim())
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(KeyError::Malformed)
+}
+
+/// A node's public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode(text).map(Self)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&STANDARD.encode(self.0))
+    }
+}
+
+/// 32 secret bytes: a node's private key or the cluster's pre-shared key. Never printed by `Debug`.
+#[derive(Clone)]
+pub struct SecretKey([u8; 32]);
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey(..)")
+    }
+}
+
+impl SecretKey {
+    /// A new one from the operating system's randomness.
+    ///
+    /// # Errors
+    /// [`KeyError::Entropy`].
+    pub fn generate() -> Result<Self, KeyError> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(KeyError::Entropy)?;
+        Ok(Self(bytes))
+    }
+
+    /// Reads a private key or pre-shared key that only its owner can read.
+    ///
+    /// # Errors
+    /// [`KeyError`] names the file and the fix.
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
+        let file = open(path)?;
+        let io = |source| KeyError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Mode {
+                path: path.to_owned(),
+                mode,
+            });
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_KEY_FILE)
+            .read_to_end(&mut bytes)
+            .map_err(io)?;
+        std::str::from_utf8(&bytes)
+            .map_err(|_| KeyError::Malformed)
+            .and_then(decode)
+            .map(Self)
+            .map_err(|e| KeyError::InFile {
+                path: path.to_owned(),
+                source: Box::new(e),
+            })
+    }
+
+    /// Writes a new file with mode 0600.
+    ///
+    /// # Errors
+    /// [`KeyError::Exists`] if there is a file already.
+    pub fn write_new(&self, path: &Path) -> Result<(), KeyError> {
+        let io = |source: io::Error| match source.kind() {
+            io::ErrorKind::AlreadyExists => KeyError::Exists(path.to_owned()),
+            _ => KeyError::Io {
+                path: path.to_owned(),
+                source,
+            },
+        };
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(io)?;
+        writeln!(file, "{}", self.encode()).map_err(io)?;
+        file.sync_all().map_err(io)
+    }
+
+    /// Base64. For files and standard output only.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        STANDARD.encode(self.0)
+    }
+
+    /// The public key that belongs to a node's private key.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        let secret = x25519_dalek::StaticSecret::from(self.0);
+        PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
+    }
+
+    /// The bytes, for the handshake.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+fn open(path: &Path) -> Result<File, KeyError> {
+    let io = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => KeyError::Missing(path.to_owned()),
+        _ => KeyError::Io {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    // A directory opens without complaint and fails later with a puzzling message.
+    if fs::metadata(path).map_err(io)?.is_dir() {
+        return Err(io(io::ErrorKind::IsADirectory.into()));
+    }
+    File::open(path).map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7748 6.1, Alice's key pair.
+    #[test]
+    fn public_key_is_that_of_rfc_7748() {
+        let secret =
+            SecretKey(decode("dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=").expect("test vector"));
+        assert_eq!(
+            secret.public().to_string(),
+            "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+        );
+        assert_eq!(format!("{secret:?}"), "SecretKey(..)");
+    }
+
+    #[test]
+    fn only_32_bytes_of_base64_are_a_key() {
+        for bad in [
+            "",
+            "AAAA",
+            "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTm",
+            "ключ",
+            "\0",
+        ] {
+            assert!(bad.parse::<PublicKey>().is_err(), "{bad:?}");
+        }
+    }
+}
