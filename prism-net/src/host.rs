@@ -25,6 +25,36 @@ impl Batch {
             .push(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
     }
 
+    /// Appends a part of the next update, which [`finish`](Self::finish) completes.
+    pub(crate) fn extend(&mut self, part: &[u8]) {
+        self.bytes.extend_from_slice(part);
+    }
+
+    pub(crate) fn finish(&mut self) {
+        self.push(&[]);
+    }
+
+    /// The update with this seq.
+    pub(crate) fn get(&self, seq: Seq) -> Option<&[u8]> {
+        let at = usize::try_from(seq.0.checked_sub(self.first)?).ok()?;
+        let end = *self.ends.get(at)? as usize;
+        let start = match at.checked_sub(1) {
+            Some(before) => self.ends[before] as usize,
+            None => 0,
+        };
+        self.bytes.get(start..end)
+    }
+
+    /// One above the seq of the last update.
+    pub(crate) fn end(&self) -> u64 {
+        self.first.saturating_add(self.ends.len() as u64)
+    }
+
+    /// Bytes of memory that it holds.
+    pub(crate) fn footprint(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * size_of::<u32>() + size_of::<Self>()
+    }
+
     /// Seq of the first update.
     #[must_use]
     pub fn first(&self) -> Seq {
@@ -107,6 +137,36 @@ pub enum Command {
 #[derive(Debug)]
 pub struct Full(pub Command);
 
+/// Datagrams that were dropped without an answer, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drops {
+    /// Not a packet of Prism, or damaged.
+    pub malformed: u64,
+    /// Of no session that stands here (an earlier process's, or a stranger's).
+    pub unknown_session: u64,
+    /// A handshake of another cluster.
+    pub wrong_cluster: u64,
+    /// A handshake of a node that the configuration does not have.
+    pub unknown_node: u64,
+    /// Seen before, or too old to tell.
+    pub replayed: u64,
+    /// From a known node, but the core could make no sense of it.
+    pub refused: u64,
+}
+
+impl Drops {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.malformed
+            + self.unknown_session
+            + self.wrong_cluster
+            + self.unknown_node
+            + self.replayed
+            + self.refused
+    }
+}
+
 /// Figures of the loop.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -122,6 +182,16 @@ pub struct Snapshot {
     pub sent: u64,
     /// Datagrams dropped: malformed, unknown sender, wrong session.
     pub dropped: u64,
+    /// The same by reason.
+    pub drops: Drops,
+    /// Datagrams for which there was no session.
+    pub unsent: u64,
+    /// Datagrams that the kernel did not take (no route, refused, too large, no buffers).
+    pub send_errors: u64,
+    /// System calls that sent or received datagrams.
+    pub syscalls: u64,
+    /// Times the loop went to sleep. An idle node sleeps a few times per second.
+    pub polls: u64,
     /// Bytes of payloads held in memory for the lanes.
     pub payload_bytes: u64,
     /// Bytes of received updates that wait to be applied.

@@ -3,17 +3,29 @@
 //! [`Endpoint`] is sans-IO (datagram in, datagram out, `now` passed in): sessions + engine + the
 //! bytes of updates in flight. [`Driver`] adds the socket and the loop; other threads talk to it
 //! through a [`Handle`]; it talks to them through a [`Host`].
+//!
+//! ```text
+//!   other threads --Handle--> bounded queue --+
+//!                                             v
+//!   UDP socket <==== batches of datagrams ==> Driver { Endpoint { sessions, engine, updates } }
+//!                                             |
+//!   database workers <--------- Host ---------+
+//! ```
+#![forbid(unsafe_code)]
 
+mod config;
+mod driver;
+mod endpoint;
+mod handle;
 mod host;
+mod inbox;
+mod payloads;
+mod pool;
+mod session;
+mod socket;
 
-pub use host::{Batch, Command, Full, Host, Snapshot};
-
-// The rest of the face, to be built: Endpoint, Driver, Handle.
-//
-//   EndpointConfig { me, nodes: Vec<NodeAddress{name, region, udp: SocketAddr}>,
-//                    regions: Vec<RegionInfo{name, direct: bool}>, retry, limits, seed, cluster: String }
-//   Endpoint::new(EndpointConfig) -> Result<Endpoint, EndpointError>
-//   Driver::bind(endpoint, bind: SocketAddr, queue: usize) -> Result<(Driver, Handle), BindError>
-//   Driver::run(self, host: &mut impl Host) -> Result<(), DriverError>   until Command::Stop
-//   Handle: Clone + Send + Sync; try_send(Command) -> Result<(), Full>; send(Command) blocks until
-//   there is room (never called on the loop thread); both wake the loop.
+pub use config::{EndpointConfig, EndpointError, Limits, NodeAddress, RegionInfo};
+pub use driver::{BindError, Driver, DriverError};
+pub use endpoint::{Endpoint, Step};
+pub use handle::Handle;
+pub use host::{Batch, Command, Drops, Full, Host, Snapshot};

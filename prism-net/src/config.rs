@@ -1,0 +1,94 @@
+//! What an endpoint is built from.
+
+use std::net::SocketAddr;
+
+use prism_proto::{ConfigError, NodeId, RegionId, Retry};
+
+/// One node of the cluster.
+#[derive(Debug, Clone)]
+pub struct NodeAddress {
+    /// Its name, unique in the cluster, e.g. `EU1`.
+    pub name: String,
+    /// The region that it serves.
+    pub region: RegionId,
+    /// Where its datagrams go, until it is heard from elsewhere.
+    pub udp: SocketAddr,
+}
+
+/// One region of the cluster.
+#[derive(Debug, Clone)]
+pub struct RegionInfo {
+    /// Its name, unique in the cluster, e.g. `EU`.
+    pub name: String,
+    /// Whether this node can write to its database by SQL.
+    pub direct: bool,
+}
+
+/// What may grow no further (all have defaults).
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Largest body of a datagram. 1200 and the 32 bytes around it fit into every IPv6 path.
+    pub mtu: u16,
+    /// Updates in flight per lane and per inlet.
+    pub window: u32,
+    /// Bytes received but not yet applied, per inlet.
+    pub window_bytes: u32,
+    /// Largest update.
+    pub max_update: u32,
+    /// Most updates in one apply transaction.
+    pub max_apply: u32,
+    /// Bytes of own updates kept in memory for the lanes; as many again at most for updates
+    /// fetched from the outbox for lanes that are behind.
+    pub payload_bytes: usize,
+    /// Number of own updates kept in memory, likewise.
+    pub payload_count: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            mtu: 1200,
+            window: 4096,
+            window_bytes: 4 << 20,
+            max_update: 256 << 10,
+            max_apply: 512,
+            payload_bytes: 32 << 20,
+            payload_count: 256 << 10,
+        }
+    }
+}
+
+/// Everything an [`Endpoint`](crate::Endpoint) is built from.
+#[derive(Debug, Clone)]
+pub struct EndpointConfig {
+    /// This node: index into `nodes`.
+    pub me: NodeId,
+    /// All nodes, index = `NodeId`; the order within a region is the failover order.
+    pub nodes: Vec<NodeAddress>,
+    /// All regions, index = `RegionId`.
+    pub regions: Vec<RegionInfo>,
+    /// Retransmission and failover.
+    pub retry: Retry,
+    /// Limits of memory and batches.
+    pub limits: Limits,
+    /// From the operating system's entropy; a different one at every start, because it also names
+    /// this process to the others. In a simulation: whatever is to be repeated.
+    pub seed: u64,
+    /// The cluster's name; nodes of another cluster are not talked to.
+    pub cluster: String,
+}
+
+/// Why an endpoint cannot be built from an [`EndpointConfig`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndpointError {
+    /// `me` is not an index into `nodes`.
+    #[error("this node has index {0}, but the cluster has only {1} nodes")]
+    NoSuchNode(u16, usize),
+    /// Two nodes share a name, or their names hash alike.
+    #[error("the nodes {0} and {1} cannot be told apart; rename one of them")]
+    SameIdentity(String, String),
+    /// The core refuses the configuration.
+    #[error("the cluster's configuration does not fit: {0}")]
+    Core(#[from] ConfigError),
+}

@@ -1,0 +1,367 @@
+//! Sessions, engine and the bytes of updates in one sans-IO machine.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use prism_proto::{
+    ApplyCause, Config, Epoch, Event, Instant, NodeConfig, NodeId, Notice, Output, RegionConfig,
+    RegionId, RegionKey, Seq, WaitReason,
+};
+
+use crate::config::{EndpointConfig, EndpointError};
+use crate::host::{Command, Drops, Host, Snapshot};
+use crate::inbox::Arena;
+use crate::payloads::PayloadCache;
+use crate::pool::Pool;
+use crate::session::{self, Change, HEADER, SEAL, Sessions};
+
+type Engine = prism_proto::Engine;
+
+/// Pause after an apply for which the engine and the inbox disagree: a bug, reported once a second
+/// rather than in a busy loop.
+const DISAGREEMENT: Duration = Duration::from_secs(1);
+
+/// What [`Endpoint::poll`] wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Step {
+    /// Send the first `len` bytes of the buffer, then poll again.
+    Transmit {
+        /// Where to.
+        to: SocketAddr,
+        /// Length of the datagram.
+        len: usize,
+    },
+    /// Nothing more to do before the deadline (or the next input, if `None`).
+    Wait {
+        /// When to poll again.
+        deadline: Option<Instant>,
+        /// What the deadline is for.
+        reason: WaitReason,
+    },
+}
+
+/// One node's half of every conversation, without a socket, a clock or a thread:
+///
+/// ```text
+///   datagram --> handle_datagram --+  +----------+    +--> Transmit: send this datagram
+///                                  +->| sessions |----+--> calls of Host: apply, fetch, ...
+///   command  --> handle_command ---+  | engine   |    +--> Wait: nothing to do until then
+///   clock    --> (now, everywhere)    | updates  |
+///                                     +----------+
+/// ```
+/// After every input, drain [`poll`](Self::poll) until it returns [`Step::Wait`]. The
+/// [`Driver`](crate::Driver) does just that; so can any other packet loop, or a simulation.
+pub struct Endpoint {
+    engine: Engine,
+    sessions: Sessions,
+    inbox: Arena,
+    payloads: PayloadCache,
+    pool: Pool,
+    epoch: Option<Epoch>,
+    datagram: usize,
+    regions: usize,
+    nodes: usize,
+    received: u64,
+    sent: u64,
+    unsent: u64,
+    drops: Drops,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("received", &self.received)
+            .field("sent", &self.sent)
+            .field("drops", &self.drops)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Endpoint {
+    /// An endpoint that knows its cluster and nothing else. It begins to call the other nodes with
+    /// its first poll.
+    ///
+    /// # Errors
+    /// [`EndpointError`] names what does not fit.
+    pub fn new(config: &EndpointConfig) -> Result<Self, EndpointError> {
+        let me = usize::from(config.me.0);
+        if me >= config.nodes.len() {
+            return Err(EndpointError::NoSuchNode(config.me.0, config.nodes.len()));
+        }
+        for (i, node) in config.nodes.iter().enumerate() {
+            let same = |other: &&crate::NodeAddress| {
+                session::identity(&other.name) == session::identity(&node.name)
+            };
+            if let Some(other) = config.nodes[..i].iter().find(same) {
+                return Err(EndpointError::SameIdentity(
+                    other.name.clone(),
+                    node.name.clone(),
+                ));
+            }
+        }
+        let limits = &config.limits;
+        Ok(Self {
+            engine: engine(config)?,
+            sessions: Sessions::new(config, limits.mtu.into()),
+            inbox: Arena::new(
+                config.regions.len(),
+                limits.window,
+                limits.window_bytes,
+                limits.max_update,
+            ),
+            payloads: PayloadCache::new(
+                config.regions.len(),
+                limits.payload_bytes,
+                limits.payload_count,
+                limits.window,
+            ),
+            pool: Pool::new(),
+            epoch: None,
+            datagram: HEADER + usize::from(limits.mtu) + SEAL,
+            regions: config.regions.len(),
+            nodes: config.nodes.len(),
+            received: 0,
+            sent: 0,
+            unsent: 0,
+            drops: Drops::default(),
+        })
+    }
+
+    /// Longest datagram that [`poll`](Self::poll) writes; its buffer must be this long.
+    #[must_use]
+    pub fn max_datagram(&self) -> usize {
+        self.datagram
+    }
+
+    /// A datagram has arrived. Afterwards, poll.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+        self.received += 1;
+        let received = match self.sessions.receive(now, from, datagram) {
+            Ok(received) => received,
+            Err(why) => return self.drops.count(why),
+        };
+        let node = received.from;
+        match received.change {
+            Change::None => {}
+            Change::Up => self.event(now, Event::NodeUp { node }),
+            Change::Restarted => {
+                self.event(now, Event::NodeDown { node });
+                self.event(now, Event::NodeUp { node });
+            }
+        }
+        if !received.body.is_empty() {
+            self.engine
+                .handle_datagram(now, node, received.body, &mut self.inbox);
+        }
+    }
+
+    fn event(&mut self, now: Instant, event: Event) {
+        self.engine.handle_event(now, event, &mut self.inbox);
+    }
+
+    /// Something that another thread has to say. Afterwards, poll. ([`Command::Snapshot`] and
+    /// [`Command::Stop`] are for whoever owns the loop and do nothing here.)
+    pub fn handle_command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Event(event) => {
+                let event = self.prepare(event);
+                self.event(now, event);
+            }
+            Command::Payloads(batch) => self.payloads.loaded(batch, &mut self.pool),
+            Command::Committed(batch) => {
+                if !batch.is_empty() {
+                    let upto = Seq(batch.end() - 1);
+                    self.payloads.committed(batch, &mut self.pool);
+                    self.event(now, Event::Available { upto });
+                }
+            }
+            Command::Recycle(batch) => self.pool.give(batch),
+            Command::Snapshot | Command::Stop => {}
+        }
+    }
+
+    /// What an event means for the payloads.
+    fn prepare(&mut self, event: Event) -> Event {
+        match event {
+            Event::Fetched { upto } => {
+                let upto = self.payloads.fetch_done(upto);
+                return Event::Fetched { upto };
+            }
+            Event::LaneHeld { peer, acked, own } => {
+                if self.epoch.is_some_and(|epoch| epoch != own.epoch) {
+                    self.payloads.clear(&mut self.pool);
+                }
+                self.epoch = Some(own.epoch);
+                self.payloads.lane(peer, Some(acked), &mut self.pool);
+            }
+            Event::LaneLost { peer } => self.payloads.lane(peer, None, &mut self.pool),
+            _ => {}
+        }
+        event
+    }
+
+    /// The next thing to do: calls `host`, or writes a datagram into `buffer`
+    /// ([`max_datagram`](Self::max_datagram) bytes), or waits.
+    pub fn poll(&mut self, now: Instant, host: &mut impl Host, buffer: &mut [u8]) -> Step {
+        while let Some(node) = self.sessions.expire(now) {
+            self.event(now, Event::NodeDown { node });
+        }
+        loop {
+            if let Some((to, len)) = self.sessions.poll(now, buffer) {
+                self.sent += 1;
+                return Step::Transmit { to, len };
+            }
+            let room = buffer.len().saturating_sub(SEAL);
+            let body = buffer.get_mut(HEADER..room).unwrap_or_default();
+            match self.engine.poll(now, &self.payloads, body) {
+                Output::Transmit { to, len } => {
+                    if let Some((to, len)) = self.sessions.seal(now, to, buffer, len) {
+                        self.sent += 1;
+                        return Step::Transmit { to, len };
+                    }
+                    // No session (any more): the same as a lost packet.
+                    self.unsent += 1;
+                }
+                Output::Wait { deadline, reason } => return self.wait(deadline, reason),
+                output => self.hand_over(now, output, host),
+            }
+        }
+    }
+
+    fn wait(&self, deadline: Option<Instant>, reason: WaitReason) -> Step {
+        match self.sessions.deadline() {
+            Some(own) if deadline.is_none_or(|deadline| own < deadline) => Step::Wait {
+                deadline: Some(own),
+                reason: WaitReason::KeepAlive,
+            },
+            _ => Step::Wait { deadline, reason },
+        }
+    }
+
+    /// Everything that is the host's business.
+    fn hand_over(&mut self, now: Instant, output: Output, host: &mut impl Host) {
+        match output {
+            Output::Connect { to } => self.sessions.connect(now, to),
+            Output::Fetch { from, to } => {
+                self.payloads.want(from, to);
+                host.fetch(from, to);
+            }
+            Output::Verify { peer, position } => host.verify(peer, position),
+            Output::ReadPosition { stream } => host.read_position(stream),
+            Output::Apply {
+                stream,
+                epoch,
+                from,
+                to,
+            } => self.apply(now, stream, epoch, (from, to), host),
+            Output::Direct { peer, after, upto } => host.direct(peer, after, upto),
+            Output::Acked { peer, position } => {
+                self.payloads.acked(peer, position, &mut self.pool);
+                host.acked(peer, position);
+            }
+            Output::Notify(notice) => {
+                if let Notice::Dropped { .. } = notice {
+                    self.drops.refused += 1;
+                }
+                host.notify(notice);
+            }
+            other => tracing::error!(?other, "the core asks for something unknown; ignored"),
+        }
+    }
+
+    fn apply(
+        &mut self,
+        now: Instant,
+        stream: RegionId,
+        epoch: Epoch,
+        (from, to): (Seq, Seq),
+        host: &mut impl Host,
+    ) {
+        let mut batch = self.pool.take();
+        self.inbox.read(stream, from, to, &mut batch);
+        if batch.end() <= to.0 {
+            tracing::error!(
+                stream = stream.0,
+                from = from.0,
+                to = to.0,
+                present = batch.len(),
+                "updates to apply are missing in the inbox; this is a bug, please report it"
+            );
+        }
+        if batch.is_empty() {
+            self.pool.give(batch);
+            return self.event(
+                now,
+                Event::ApplyFailed {
+                    stream,
+                    cause: ApplyCause::Busy,
+                    retry_at: now.after(DISAGREEMENT),
+                },
+            );
+        }
+        host.apply(stream, epoch, batch);
+    }
+
+    /// Writes the present figures into `snapshot`, reusing its memory.
+    pub fn fill(&self, snapshot: &mut Snapshot) {
+        snapshot.lanes.clear();
+        snapshot.inlets.clear();
+        for region in 0..self.regions {
+            let region = RegionId(region as u16);
+            snapshot.lanes.push(self.engine.lane_stats(region));
+            snapshot.inlets.push(self.engine.inlet_stats(region));
+        }
+        snapshot.sessions.clear();
+        snapshot
+            .sessions
+            .extend((0..self.nodes).map(|node| self.sessions.is_up(NodeId(node as u16))));
+        snapshot.received = self.received;
+        snapshot.sent = self.sent;
+        snapshot.unsent = self.unsent;
+        snapshot.drops = self.drops;
+        snapshot.dropped = self.drops.total();
+        snapshot.payload_bytes = self.payloads.bytes() as u64;
+        snapshot.inbox_bytes = self.inbox.bytes() as u64;
+    }
+}
+
+/// The core, with the configuration in its own terms.
+fn engine(config: &EndpointConfig) -> Result<Engine, EndpointError> {
+    let nodes: Vec<NodeConfig> = (config.nodes.iter().enumerate())
+        .map(|(i, node)| NodeConfig {
+            id: NodeId(i as u16),
+            region: node.region,
+        })
+        .collect();
+    let regions: Vec<RegionConfig> = (config.regions.iter().enumerate())
+        .map(|(i, region)| RegionConfig {
+            id: RegionId(i as u16),
+            key: RegionKey::of(&region.name),
+            direct: region.direct,
+        })
+        .collect();
+    let limits = &config.limits;
+    let core = Config {
+        retry: config.retry,
+        mtu: limits.mtu,
+        window: limits.window,
+        window_bytes: limits.window_bytes,
+        max_update: limits.max_update,
+        max_apply: limits.max_apply,
+        ..Config::new(config.me, &nodes, &regions, config.seed)
+    };
+    Ok(Engine::new(&core)?)
+}
+
+impl Drops {
+    fn count(&mut self, why: session::Drop) {
+        *match why {
+            session::Drop::Malformed => &mut self.malformed,
+            session::Drop::UnknownSession => &mut self.unknown_session,
+            session::Drop::WrongCluster => &mut self.wrong_cluster,
+            session::Drop::UnknownNode => &mut self.unknown_node,
+            session::Drop::Replayed => &mut self.replayed,
+        } += 1;
+    }
+}

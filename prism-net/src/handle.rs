@@ -1,0 +1,123 @@
+//! The way into the loop for other threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use mio::Waker;
+
+use crate::host::{Command, Full};
+
+/// Whether the loop sleeps and must be woken: a wake-up is a system call, and a busy loop looks at
+/// its queue anyway.
+#[derive(Debug)]
+struct Bell {
+    asleep: AtomicBool,
+    closed: AtomicBool,
+    waker: Waker,
+}
+
+impl Bell {
+    fn ring(&self) {
+        // Pairs with the fence in `Queue::sleep`: either this thread sees `asleep`, or the loop
+        // sees the command.
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed)
+            && self.asleep.swap(false, Ordering::Relaxed)
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::error!(%error, "cannot wake the network loop");
+        }
+    }
+}
+
+/// Tells the loop things, from any thread. Clones share one bounded queue.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    sender: Sender<Command>,
+    bell: Arc<Bell>,
+}
+
+impl Handle {
+    /// Queues the command.
+    ///
+    /// # Errors
+    /// [`Full`] gives it back: the queue is full, or the loop has ended
+    /// ([`is_closed`](Self::is_closed)).
+    pub fn try_send(&self, command: Command) -> Result<(), Full> {
+        let result = self.sender.try_send(command).map_err(|error| match error {
+            TrySendError::Full(command) | TrySendError::Disconnected(command) => Full(command),
+        });
+        self.bell.ring();
+        result
+    }
+
+    /// Queues the command and blocks while there is no room. For answers to the engine, which must
+    /// not be lost. Never call it on the loop thread (in a [`Host`](crate::Host)). Once the loop has
+    /// ended nobody waits for answers: the command is dropped.
+    pub fn send(&self, command: Command) {
+        match self.sender.try_send(command) {
+            Ok(()) => self.bell.ring(),
+            Err(TrySendError::Full(command)) => {
+                self.bell.ring();
+                let _ = self.sender.send(command);
+                self.bell.ring();
+            }
+            Err(TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// Whether the loop has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.bell.closed.load(Ordering::Relaxed)
+    }
+}
+
+/// The loop's end of the queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    receiver: Receiver<Command>,
+    bell: Arc<Bell>,
+}
+
+pub(crate) fn queue(capacity: usize, waker: Waker) -> (Queue, Handle) {
+    let (sender, receiver) = crossbeam_channel::bounded(capacity.max(1));
+    let bell = Arc::new(Bell {
+        asleep: AtomicBool::new(false),
+        closed: AtomicBool::new(false),
+        waker,
+    });
+    let handle = Handle {
+        sender,
+        bell: bell.clone(),
+    };
+    (Queue { receiver, bell }, handle)
+}
+
+impl Queue {
+    pub(crate) fn next(&self) -> Option<Command> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// Announces that the loop is about to sleep; false if there is a command to handle first.
+    pub(crate) fn sleep(&self) -> bool {
+        self.bell.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.receiver.is_empty() {
+            return true;
+        }
+        self.awake();
+        false
+    }
+
+    pub(crate) fn awake(&self) {
+        self.bell.asleep.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.bell.closed.store(true, Ordering::Relaxed);
+    }
+}
