@@ -111,12 +111,6 @@ impl Sessions {
         self.peer(node).is_some_and(|peer| peer.current.is_some())
     }
 
-    /// Where packets to this node go now.
-    #[cfg(test)]
-    pub(crate) fn address(&self, node: NodeId) -> SocketAddr {
-        self.peers[usize::from(node.0)].address
-    }
-
     fn peer(&self, node: NodeId) -> Option<&Peer> {
         self.peers.get(usize::from(node.0))
     }

@@ -63,6 +63,7 @@ pub(crate) struct Data<'a> {
     pub receiver: u32,
     pub counter: u64,
     padding: u16,
+    header: &'a [u8; HEADER],
     sealed: &'a [u8],
 }
 
@@ -74,6 +75,17 @@ pub(crate) struct Keys {
     pub cluster: u64,
     pub me: u64,
     pub peer: u64,
+}
+
+impl Keys {
+    fn seal(&self, sender: u64, header: &[u8; HEADER]) -> [u8; SEAL] {
+        let header = u128::from_le_bytes(*header);
+        let folded = header as u64 ^ ((header >> 64) as u64).rotate_left(32);
+        let mut seal = [0; SEAL];
+        seal[..8].copy_from_slice(&sender.to_le_bytes());
+        seal[8..].copy_from_slice(&(self.cluster ^ folded).to_le_bytes());
+        seal
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -92,7 +104,7 @@ impl<'a> Packet<'a> {
         };
         match kind {
             DATA if second == 0 => {
-                let sealed = datagram.get(HEADER..)?;
+                let (header, sealed) = datagram.split_first_chunk::<HEADER>()?;
                 let padding = u16::from_le_bytes([third, fourth]);
                 if sealed.len() < SEAL + usize::from(padding) {
                     return None;
@@ -101,6 +113,7 @@ impl<'a> Packet<'a> {
                     receiver: word(datagram, 4)?,
                     counter: long(datagram, 8)?,
                     padding,
+                    header,
                     sealed,
                 }))
             }
@@ -158,7 +171,7 @@ impl<'a> Data<'a> {
     /// The body, if the packet comes from the other end of this session.
     pub(crate) fn open(&self, keys: &Keys) -> Option<&'a [u8]> {
         let (body, seal) = self.sealed.split_last_chunk::<SEAL>()?;
-        if long(seal, 0) != Some(keys.peer) || long(seal, 8) != Some(keys.cluster) {
+        if *seal != keys.seal(keys.peer, self.header) {
             return None;
         }
         body.get(..body.len().checked_sub(self.padding.into())?)
@@ -183,9 +196,8 @@ pub(crate) fn seal(
     packet[4..8].copy_from_slice(&receiver.to_le_bytes());
     packet[8..16].copy_from_slice(&counter.to_le_bytes());
     packet[HEADER + len..HEADER + padded].fill(0);
-    let seal = &mut packet[HEADER + padded..];
-    seal[..8].copy_from_slice(&keys.me.to_le_bytes());
-    seal[8..].copy_from_slice(&keys.cluster.to_le_bytes());
+    let seal = keys.seal(keys.me, packet.first_chunk()?);
+    packet[HEADER + padded..].copy_from_slice(&seal);
     Some(total)
 }
 
