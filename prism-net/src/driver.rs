@@ -108,14 +108,15 @@ impl Driver {
         let poll = Poll::new()?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         poll.registry().register(&mut socket.io, SOCKET, interest)?;
-        let (queue, handle) = queue(capacity, Waker::new(poll.registry(), WAKER)?);
+        let start = Clock::now();
+        let (queue, handle) = queue(capacity, Waker::new(poll.registry(), WAKER)?, start);
         let driver = Self {
             scratch: vec![0; endpoint.max_datagram()],
             endpoint,
             socket,
             poll,
             queue,
-            start: Clock::now(),
+            start,
             snapshot: Snapshot::default(),
             readable: true,
             blocked_since: None,

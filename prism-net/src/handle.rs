@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::Instant as Clock;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use mio::Waker;
+use prism_proto::Instant;
 
 use crate::host::{Command, Full};
 
@@ -36,6 +38,7 @@ impl Bell {
 pub struct Handle {
     sender: Sender<Command>,
     bell: Arc<Bell>,
+    start: Clock,
 }
 
 impl Handle {
@@ -67,6 +70,12 @@ impl Handle {
         }
     }
 
+    /// The loop's time, for events that carry an instant.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        Instant::from_micros(self.start.elapsed().as_micros() as u64)
+    }
+
     /// Whether the loop has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -81,7 +90,7 @@ pub(crate) struct Queue {
     bell: Arc<Bell>,
 }
 
-pub(crate) fn queue(capacity: usize, waker: Waker) -> (Queue, Handle) {
+pub(crate) fn queue(capacity: usize, waker: Waker, start: Clock) -> (Queue, Handle) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity.max(1));
     let bell = Arc::new(Bell {
         asleep: AtomicBool::new(false),
@@ -91,6 +100,7 @@ pub(crate) fn queue(capacity: usize, waker: Waker) -> (Queue, Handle) {
     let handle = Handle {
         sender,
         bell: bell.clone(),
+        start,
     };
     (Queue { receiver, bell }, handle)
 }
