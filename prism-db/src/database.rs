@@ -172,7 +172,8 @@ pub trait Database: Send {
     /// its index. `Committed` is in the order of `batch`, with consecutive seqs.
     ///
     /// # Errors
-    /// [`DbError`]; after `Ambiguous` the caller looks whether `last_tag` moved.
+    /// [`DbError`]; after `Ambiguous` the caller asks [`Database::outbox_find`].
+    /// `TooLarge`: nothing was written either.
     fn submit(&mut self, batch: &[Submission]) -> Result<Vec<Committed>, DbError>;
 
     /// The watermark of a stream. Epoch 0 and seq 0 when nothing was ever applied.
@@ -207,6 +208,14 @@ pub trait Database: Send {
         max_bytes: usize,
         sink: &mut dyn FnMut(Seq, &[u8]),
     ) -> Result<Seq, DbError>;
+
+    /// The update of the own stream that carries this request id, if it is among the newest
+    /// (some ten thousand). Waits for a transaction that holds the numbering, so that after
+    /// `Ambiguous` the answer is final: `None` means that it was not and will not be committed.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn outbox_find(&mut self, request_id: &[u8; 16]) -> Result<Option<Committed>, DbError>;
 
     /// What the own stream says of a peer's position.
     ///
@@ -264,20 +273,3 @@ pub trait Database: Send {
     /// [`DbError`].
     fn hlc(&mut self) -> Result<Hlc, DbError>;
 }
-
-// Above the trait, to be built:
-//
-// catalogue::StatementConfig (serde, deny_unknown_fields: name, sql, params, kind, key, old, undo,
-//     on_reject, reads), Catalogue::load(&[StatementConfig]) -> Result<Catalogue, Vec<CatalogueError>>,
-//     Catalogue::{get(name), by_digest(&Digest), digest()}, Statement::bind_json(&[serde_json::Value])
-//     -> Result<Vec<Value>, BindError> (fills in gen_uuid, gen_now)
-// DatabaseUrl::parse("postgres://..." | "sqlite:path"), relative sqlite paths against a base dir
-// OpenOptions { topology, catalogue: Arc<Catalogue>, connect_timeout, statement_timeout, lock_timeout }
-// open(&DatabaseUrl, OpenOptions) -> Result<Box<dyn Database>, DbError>   lazy: connects at first use
-// migrate(&DatabaseUrl, &Topology, &Catalogue) -> Result<Migrated, DbError>   idempotent
-// submit::submit(&mut dyn Database, &[Submission]) -> Vec<Result<Committed, SubmitError>>
-//     (splits a batch when one statement fails or waits for a lock)
-// apply::Applier::apply(&mut dyn Database, stream, epoch, encoded updates) -> ApplyOutcome
-//     (bisects a refusal, dead letters, dependency wait, resolves Ambiguous by looking again):
-//     ApplyOutcome { position, executed, skipped, drift, rejected: Vec<..>, wait: Option<(ApplyCause, detail)> }
-// direct::DirectWriter: reads the own outbox, applies to the peer's database with the same Applier

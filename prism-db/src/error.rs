@@ -14,6 +14,25 @@ pub enum ErrorClass {
     Operator,
 }
 
+impl ErrorClass {
+    /// By the first characters of the five (DESIGN 6, "Errors").
+    #[must_use]
+    pub fn of(sqlstate: &str) -> Self {
+        match sqlstate {
+            // 25006: a standby, or a server switched to read-only; it may come back writable.
+            "40001" | "40P01" | "55P03" | "25006" | "57014" => Self::Transient,
+            "44000" | "P0001" => Self::Refused,
+            _ => match sqlstate.get(..2) {
+                Some("53") => Self::Transient,
+                Some("08") => Self::Unreachable,
+                Some("57") if sqlstate.get(2..3) == Some("P") => Self::Unreachable,
+                Some("22" | "23") => Self::Refused,
+                _ => Self::Operator,
+            },
+        }
+    }
+}
+
 /// A failed database operation. Nothing was written, unless it is `Ambiguous`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DbError {
@@ -38,7 +57,62 @@ pub enum DbError {
     /// The schema `prism` is missing, too old or too new, or belongs to another region.
     #[error("{0}")]
     Schema(String),
+    /// An encoded update, with what its `old` query gave, exceeds `max_update`.
+    #[error("the update is {size} bytes long, the limit (max_update) is {limit}")]
+    TooLarge {
+        /// Position in the batch.
+        index: usize,
+        /// Its encoded size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The ledger contradicts the stream: another epoch, another tag.
     #[error("fork: {0}")]
     Fork(String),
+}
+
+impl DbError {
+    /// A failed statement, classed by its SQLSTATE.
+    #[must_use]
+    pub fn sql(sqlstate: &str, message: impl Into<String>, index: Option<usize>) -> Self {
+        Self::Sql {
+            class: ErrorClass::of(sqlstate),
+            sqlstate: sqlstate.to_owned(),
+            message: message.into(),
+            index,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstates_mean_what_the_design_says() {
+        use ErrorClass::{Operator, Refused, Transient, Unreachable};
+        for (state, class) in [
+            ("40001", Transient),
+            ("40P01", Transient),
+            ("55P03", Transient),
+            ("25006", Transient),
+            ("53100", Transient),
+            ("57014", Transient),
+            ("57P01", Unreachable),
+            ("08006", Unreachable),
+            ("22003", Refused),
+            ("23505", Refused),
+            ("44000", Refused),
+            ("P0001", Refused),
+            ("P0002", Operator),
+            ("42P01", Operator),
+            ("42501", Operator),
+            ("XX000", Operator),
+            ("", Operator),
+            ("ä", Operator),
+        ] {
+            assert_eq!(ErrorClass::of(state), class, "{state}");
+        }
+    }
 }

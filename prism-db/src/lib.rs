@@ -2,14 +2,21 @@
 //!
 //! Two backends (PostgreSQL, SQLite) implement one trait, [`Database`], whose verbs are whole
 //! transactions. Everything that is decided (splitting a batch, bisecting a refusal, waiting for a
-//! dependency, dead letters) is written once above it: [`submit`], [`apply`].
+//! dependency, dead letters) is written once above it: [`submit`], [`apply`], [`direct`].
 #![forbid(unsafe_code)]
 
+pub mod catalogue;
+mod chain;
 mod database;
 mod error;
+mod open;
+mod postgres;
+mod sqlite;
 #[cfg(unix)]
 pub mod throwaway;
+mod timestamp;
 mod update;
+mod url;
 mod value;
 
 pub use database::{
@@ -17,5 +24,7 @@ pub use database::{
     RegionRow, RejectedRow, Submission, Topology,
 };
 pub use error::{DbError, ErrorClass};
-pub use update::{Digest, Hlc, Update, UpdateError};
-pub use value::{ParamType, Value};
+pub use open::{Migrated, OpenOptions, migrate, open};
+pub use update::{Digest, Hlc, MAX_UPDATE, Update, UpdateError};
+pub use url::{DatabaseUrl, UrlError};
+pub use value::{ParamType, Value, ValueError};

@@ -1,0 +1,196 @@
+//! What both backends decide alike: how a stream is numbered, and whether an apply request fits
+//! the ledger. Pure; the backends only read and write rows.
+
+use prism_proto::{Position, RegionKey, Seq, Tag, Verdict};
+
+use crate::{
+    ApplyItem, ApplyRequest, Committed, DbError, Hlc, RegionRow, Submission, Update, Value,
+};
+
+/// What the execution of one submission gave.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Executed {
+    /// Rows affected.
+    pub(crate) rows: u64,
+    /// What the `old` query gave; nulls if it found no row.
+    pub(crate) old: Vec<Value>,
+}
+
+/// The end of the own stream, as it is before a batch (with the numbering locked).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tail {
+    pub(crate) next_seq: Seq,
+    pub(crate) last_tag: Tag,
+    /// Latest of the own clock and the clocks of everything applied.
+    pub(crate) hlc: Hlc,
+}
+
+/// A numbered update and its encoding.
+pub(crate) type Numbered = (Committed, Vec<u8>);
+
+/// Gives the executed batch its numbers, tags and clock; each update names the one before it.
+/// Returns the new tail as well.
+///
+/// # Errors
+/// `TooLarge` names the update that exceeds `max_update`.
+pub(crate) fn number(
+    mut tail: Tail,
+    batch: &[Submission],
+    executed: Vec<Executed>,
+    seen: &[(RegionKey, Seq)],
+    now_micros: i64,
+    max_update: usize,
+) -> Result<(Tail, Vec<Numbered>), DbError> {
+    let mut numbered = Vec::with_capacity(batch.len());
+    for (index, (submission, executed)) in batch.iter().zip(executed).enumerate() {
+        tail.hlc = tail.hlc.tick(now_micros);
+        let update = Update {
+            tag: random_tag()?,
+            prev_tag: tail.last_tag,
+            statement: submission.statement,
+            params: submission.params.clone(),
+            old: executed.old,
+            hlc: tail.hlc,
+            rows: executed.rows,
+            seen: seen.to_vec(),
+            undoes: None,
+            held: false,
+            request_id: submission.request_id,
+        };
+        let bytes = update.encode();
+        if bytes.len() > max_update {
+            return Err(DbError::TooLarge {
+                index,
+                size: bytes.len(),
+                limit: max_update,
+            });
+        }
+        let seq = tail.next_seq;
+        tail.last_tag = update.tag;
+        tail.next_seq = seq.next();
+        numbered.push((Committed { seq, update }, bytes));
+    }
+    Ok((tail, numbered))
+}
+
+/// Never 0, which means "none".
+fn random_tag() -> Result<Tag, DbError> {
+    Ok(Tag(random_u64()?))
+}
+
+/// A random number that is not 0: tags and epochs.
+pub(crate) fn random_u64() -> Result<u64, DbError> {
+    loop {
+        match getrandom::u64() {
+            Ok(0) => {}
+            Ok(n) => return Ok(n),
+            Err(error) => {
+                return Err(DbError::sql(
+                    "XX000",
+                    format!("the operating system gives no random numbers: {error}"),
+                    None,
+                ));
+            }
+        }
+    }
+}
+
+/// What to do with an apply request, given the locked watermark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Run the items from this index on; those before it have been applied.
+    Run(usize),
+    /// Everything has been applied.
+    Nothing,
+    /// The request starts behind a gap.
+    Gap,
+}
+
+/// Compares an apply request with the watermark: epoch, gap, chain of tags.
+///
+/// # Errors
+/// `Fork` if they contradict each other.
+pub(crate) fn plan(watermark: Position, request: &ApplyRequest<'_>) -> Result<Plan, DbError> {
+    let fork = |why: String| Err(DbError::Fork(format!("stream {}: {why}", request.stream)));
+    if watermark.epoch.0 != 0 && watermark.epoch != request.epoch {
+        return fork(format!(
+            "this database has applied epoch {:016x} up to {}, the sender speaks of epoch {:016x}",
+            watermark.epoch.0, watermark.seq.0, request.epoch.0
+        ));
+    }
+    let items = request.items;
+    let first_new = items.partition_point(|item| item.seq <= watermark.seq);
+    if let Some(same) = items[..first_new].last()
+        && same.seq == watermark.seq
+        && same.update.tag != watermark.tag
+    {
+        return fork(format!(
+            "update {} is another one here: tag {:016x} applied, {:016x} received",
+            same.seq.0, watermark.tag.0, same.update.tag.0
+        ));
+    }
+    let Some(first) = items.get(first_new) else {
+        return Ok(Plan::Nothing);
+    };
+    if first.seq != watermark.seq.next() || !is_consecutive(&items[first_new..]) {
+        return Ok(Plan::Gap);
+    }
+    let mut before = watermark.tag;
+    for item in &items[first_new..] {
+        if item.update.prev_tag != before {
+            return fork(format!(
+                "update {} continues tag {:016x}, but the one before it has {:016x}",
+                item.seq.0, item.update.prev_tag.0, before.0
+            ));
+        }
+        before = item.update.tag;
+    }
+    Ok(Plan::Run(first_new))
+}
+
+fn is_consecutive(items: &[ApplyItem]) -> bool {
+    items
+        .windows(2)
+        .all(|pair| pair[0].seq.next() == pair[1].seq)
+}
+
+/// The first stream of which `update`'s origin had applied more than this database has.
+///
+/// `here` gives what this database has applied of a stream, `None` if it does not know it.
+pub(crate) fn behind(
+    update: &Update,
+    here: impl Fn(RegionKey) -> Option<Seq>,
+) -> Option<(RegionKey, Seq)> {
+    let missing = |&&(key, seq): &&(RegionKey, Seq)| here(key).is_some_and(|have| have < seq);
+    update.seen.iter().find(missing).copied()
+}
+
+/// What the own stream says of a peer's position. `prev_tag_of_next` is the `prev_tag` of the
+/// update behind it, if that is still in the outbox: the chain outlives the row itself.
+pub(crate) fn verdict(
+    own: &RegionRow,
+    position: Position,
+    prev_tag_of_next: Option<Tag>,
+) -> Verdict {
+    let fresh = position.epoch.0 == 0 && position.seq == Seq::ZERO;
+    if !fresh && position.epoch != own.epoch {
+        return Verdict::Forked;
+    }
+    let next = position.seq.next();
+    if next > own.next_seq {
+        return Verdict::Forked;
+    }
+    let tag_here = if next == own.next_seq {
+        own.last_tag
+    } else {
+        match prev_tag_of_next {
+            Some(tag) => tag,
+            None => return Verdict::TooOld,
+        }
+    };
+    if tag_here == position.tag {
+        Verdict::Matches
+    } else {
+        Verdict::Forked
+    }
+}
