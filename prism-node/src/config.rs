@@ -3,19 +3,26 @@
 //! [`Config::load`] either gives a configuration in which every reference is resolved, or a
 //! [`ConfigError`] that lists everything that is wrong, each with file, line, column and fix.
 
+mod addresses;
 mod build;
 mod convert;
 mod expand;
 mod problem;
 mod section;
+mod statements;
+mod tuning;
 mod units;
+mod values;
 
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use prism_db::DatabaseUrl;
+use prism_db::catalogue::Catalogue;
 use prism_proto::{NodeId, RegionId, RegionKey, Retry};
 
 use crate::keys::{KeyError, PublicKey, SecretKey};
@@ -49,6 +56,8 @@ pub struct Config {
     pub limits: Limits,
     /// File with the bearer token of the HTTP API.
     pub token_file: Option<PathBuf>,
+    /// All statements.
+    pub catalogue: Arc<Catalogue>,
 }
 
 /// One region.
@@ -61,9 +70,9 @@ pub struct Region {
     /// Its name on the wire.
     pub key: RegionKey,
     /// As the region's own nodes reach its database.
-    pub database: String,
+    pub database: DatabaseUrl,
     /// As other regions reach it.
-    pub direct: String,
+    pub direct: DatabaseUrl,
     /// Its nodes in failover order.
     pub nodes: Vec<NodeId>,
     /// Line in the file.

@@ -67,6 +67,9 @@ pub enum Failure {
         /// The limit.
         limit: usize,
     },
+    /// The caller's id belongs to another update already (422).
+    #[error("this request_id was used before for an update with another content")]
+    RequestReused,
     /// The connection broke during COMMIT and the outcome could not be found out (503).
     #[error("the outcome is not known: {0}")]
     Unknown(String),

@@ -155,7 +155,7 @@ const CASES: &[(&str, &str, &str)] = &[
         "\"64KiB\"",
         "\"64GiB\"",
         "/etc/prism/prism.toml:34:14: max_update = \"64GiB\" is out of range
-    fix: choose between 1KiB and 1MiB; the default is 256KiB",
+    fix: choose between 1KiB and 256KiB; the default is 256KiB",
     ),
     (
         "cluster = \"game\"",
@@ -252,6 +252,48 @@ const CASES: &[(&str, &str, &str)] = &[
         "cluster = \"game\"\ncluster = \"game\"",
         "/etc/prism/prism.toml:2:1: not TOML: duplicate key
     fix: mend the syntax here",
+    ),
+    (
+        "\"sqlite:na.db\"",
+        "\"mysql://root:pw@host/na\"",
+        "/etc/prism/prism.toml:6:12: a database is \"postgres://user@host:5432/name\" or \"sqlite:path\", not \"mysql\"
+    fix: write \"postgres://user@host:5432/name\" or \"sqlite:file.db\"",
+    ),
+    (
+        "kind = \"delta\"",
+        "kind = \"increment\"",
+        "/etc/prism/prism.toml:46:8: [[statement]] \"add_kills\": unknown variant `increment`
+    fix: write one of `delta`, `absolute`, `insert`, `delete`",
+    ),
+    (
+        "kind = \"delta\"",
+        "knd = \"delta\"",
+        "/etc/prism/prism.toml:46:1: [[statement]] \"add_kills\": unknown field `knd`
+    fix: write one of `name`, `sql`, `params`, `kind`, `key`, `old`, `undo`, `on_reject`, `reads`",
+    ),
+    (
+        "kind = \"delta\"\n",
+        "",
+        "/etc/prism/prism.toml:42:1: [[statement]] \"add_kills\": `kind` is missing
+    fix: add `kind`",
+    ),
+    (
+        "kills + $2",
+        "kills + random()",
+        "/etc/prism/prism.toml:44:7: [[statement]] \"add_kills\", sql: random() differs each time: replaying it in another region gives another result
+    fix: bind it once at the origin: add \"gen_uuid\" to `params`, or pass the value as a parameter",
+    ),
+    (
+        "SET kills = kills - $2",
+        "SET kills = kills - $3",
+        "/etc/prism/prism.toml:47:8: [[statement]] \"add_kills\", undo: $3 has no type: `params` declares 2
+    fix: add its type to `params` or correct the number",
+    ),
+    (
+        "params = [\"text\", \"int\"]",
+        "params = [\"text\", \"integer\"]",
+        "/etc/prism/prism.toml:45:19: [[statement]] \"add_kills\": unknown variant `integer`
+    fix: write one of `bool`, `int`, `float`, `decimal`, `text`, `bytes`, `uuid`, `timestamp`, `json`, `gen_uuid`, `gen_now`",
     ),
     (
         "[retry]\nmax_retries = 3",

@@ -1,5 +1,6 @@
 //! Reads one table of the file key by key; what nobody asked for is an unknown key.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use toml::Spanned;
@@ -158,11 +159,16 @@ impl<'i, 'p> Section<'i, 'p> {
     }
 
     /// The whole table for a serde type; unknown keys are that type's business.
-    pub(super) fn into_value(self) -> (Spanned<DeValue<'i>>, String) {
-        (
-            Spanned::new(self.span, DeValue::Table(self.table)),
-            self.label,
-        )
+    pub(super) fn into_value(self) -> Spanned<DeValue<'i>> {
+        Spanned::new(self.span, DeValue::Table(self.table))
+    }
+
+    /// Where the values of the keys stand.
+    pub(super) fn field_spans(&self) -> HashMap<String, Range<usize>> {
+        let entries = self.table.iter();
+        entries
+            .map(|(key, value)| (key.get_ref().to_string(), value.span()))
+            .collect()
     }
 
     /// Name of the table without taking it, for messages.
