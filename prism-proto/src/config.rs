@@ -95,6 +95,9 @@ pub struct Config<'c> {
     pub apply_timeout: Duration,
     /// First and longest pause of a parked lane before it tries its ladder again.
     pub park: (Duration, Duration),
+    /// Bytes that may be unacknowledged on the way to one node (fixed congestion window). More
+    /// than the receiver's socket buffer holds is lost in bursts.
+    pub in_flight: u32,
 }
 
 impl<'c> Config<'c> {
@@ -122,6 +125,7 @@ impl<'c> Config<'c> {
             climb_after: Duration::from_secs(2),
             apply_timeout: Duration::from_secs(30),
             park: (Duration::from_secs(1), Duration::from_secs(30)),
+            in_flight: 192 << 10,
         }
     }
 }

@@ -104,7 +104,7 @@ pub enum Event {
 }
 
 /// What the origin finds when it compares a peer's position with its own stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// The position lies on the own stream: continue behind it.
     Matches,
@@ -118,7 +118,7 @@ pub enum Verdict {
 }
 
 /// Why an apply (or the reading of a position) has to wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum ApplyCause {
     /// The database cannot be reached: the peer is told, and goes down its ladder.
     Unreachable,
@@ -133,7 +133,7 @@ pub enum ApplyCause {
 }
 
 /// Which update was refused, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Refusal {
     /// The update.
     pub seq: Seq,
@@ -144,7 +144,7 @@ pub struct Refusal {
 }
 
 /// Kind of refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum RefusalClass {
     /// The data do not fit the types or domains (SQLSTATE class 22).
     Data,
@@ -157,7 +157,7 @@ pub enum RefusalClass {
 }
 
 /// Why the direct path did not write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DirectFailure {
     /// No connection, connection lost, deadline passed: park and try again.
     Unreachable,

@@ -19,18 +19,43 @@
 #[cfg(test)]
 extern crate std;
 
+mod ack_policy;
+mod backoff;
+mod bits;
 mod config;
+mod congestion;
 mod engine;
 mod event;
+pub mod failover;
 mod host;
 mod ids;
+mod inlet;
+mod lane;
+mod link;
+mod loss;
 mod output;
+mod pacing;
+mod packets;
+mod pto;
+mod ranges;
+mod recv_window;
+mod rng;
+mod rtt;
+mod stats;
+mod storage;
 mod time;
+mod update_window;
+pub mod wire;
 
 pub use config::{Config, ConfigError, NodeConfig, Policy, RegionConfig, Retry};
-pub use engine::{Engine, InletStats, LaneStats};
+pub use engine::{Engine, MAX_NODES, MAX_REGION_NODES, MAX_REGIONS};
 pub use event::{ApplyCause, DirectFailure, Event, Refusal, RefusalClass, Verdict};
 pub use host::{Inbox, InboxFull, Payloads};
 pub use ids::{Epoch, NodeId, Position, RegionId, RegionKey, Seq, Tag};
 pub use output::{InletState, Notice, Output, SwitchReason, Target, WaitReason};
+pub use packets::PacketSlot;
+pub use recv_window::RecvSlot;
+pub use stats::{InletStats, LaneStats};
+pub use storage::Storage;
 pub use time::Instant;
+pub use update_window::{MAX_FRAGMENTS, UpdateSlot};

@@ -83,7 +83,7 @@ pub enum Output {
 }
 
 /// A rung of a lane's ladder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
     /// UDP to this node.
     Node(NodeId),
@@ -94,7 +94,7 @@ pub enum Target {
 }
 
 /// Why a lane changed its rung.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SwitchReason {
     /// The lane starts (or was taken over from a sibling).
     Start,
@@ -116,7 +116,7 @@ pub enum SwitchReason {
 }
 
 /// State of an inlet, for status and alarms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum InletState {
     /// No sender yet.
     Idle,
@@ -129,7 +129,7 @@ pub enum InletState {
 }
 
 /// Something worth telling people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Notice {
     /// A lane changed its rung.
@@ -197,7 +197,7 @@ pub enum Notice {
 }
 
 /// What a [`Output::Wait`] waits for, so that a busy loop explains itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WaitReason {
     /// Nothing is pending.

@@ -1,0 +1,316 @@
+//! Facts from the host.
+
+use crate::{
+    ApplyCause, DirectFailure, Event, Inbox, InletState, Instant, NodeId, Position, RegionId, Seq,
+    Storage, SwitchReason, Verdict, backoff,
+    engine::Engine,
+    lane::{Phase, SOON},
+    link::due,
+};
+
+impl<S: Storage> Engine<S> {
+    pub(super) fn take_event(&mut self, now: Instant, event: Event, inbox: &mut impl Inbox) {
+        match event {
+            Event::Available { upto } => self.available(upto, true, now),
+            Event::Fetched { upto } => self.fetched(upto, now),
+            Event::LaneHeld { peer, acked, own } if self.is_peer(peer) => {
+                self.lane_held(peer, acked, own, now);
+            }
+            Event::LaneLost { peer } if self.is_peer(peer) => {
+                let lane = &mut self.regions[usize::from(peer.0)].lane;
+                lane.leave();
+                lane.phase = Phase::Off;
+                lane.tell_acked = false;
+            }
+            Event::Verified {
+                peer,
+                position,
+                verdict,
+            } if self.is_peer(peer) => self.verified(peer, position, verdict, now),
+            Event::Position { stream, position } if self.is_peer(stream) => {
+                self.position_read(stream, position, now, inbox);
+            }
+            Event::Applied { stream, position } if self.is_peer(stream) => {
+                self.applied(stream, position, now, inbox);
+            }
+            Event::ApplyFailed {
+                stream,
+                cause,
+                retry_at,
+            } if self.is_peer(stream) => self.apply_failed(stream, cause, retry_at, now),
+            Event::Refused { stream, refusal } if self.is_peer(stream) => {
+                let inlet = &mut self.regions[usize::from(stream.0)].inlet;
+                inlet.refuse(refusal, now);
+                // The timer does the telling, this time and every other.
+                self.timers_at = Some(now);
+            }
+            Event::DirectDone { peer, position } if self.is_peer(peer) => {
+                self.direct_done(peer, position, now);
+            }
+            Event::DirectFailed { peer, why } if self.is_peer(peer) => {
+                self.direct_failed(peer, why, now);
+            }
+            Event::NodeUp { node } => self.node_up(node, now),
+            Event::NodeDown { node } => self.node_down(node, now),
+            // A region that does not exist, or the own one: nothing of it is here.
+            _ => {}
+        }
+    }
+
+    /// The own stream exists up to `upto`. `local`: the siblings do not know yet.
+    pub(super) fn available(&mut self, upto: Seq, local: bool, now: Instant) {
+        if upto <= self.tail {
+            return;
+        }
+        self.tail = upto;
+        for r in 0..self.regions.len() {
+            let phase = self.regions[r].lane.phase;
+            if matches!(phase, Phase::Streaming | Phase::Direct) {
+                self.touch_lane(RegionId(r as u16));
+            }
+        }
+        if local {
+            self.tell_siblings(due::APPENDED, now);
+        }
+    }
+
+    fn fetched(&mut self, upto: Seq, now: Instant) {
+        let Some(from) = self.fetching.asked.take() else {
+            return;
+        };
+        if upto < from {
+            self.fetching.pause_until = Some(now.after(SOON.0));
+            return;
+        }
+        self.fetching.granted = Some(from);
+        for r in 0..self.regions.len() {
+            let lane = &mut self.regions[r].lane;
+            if lane.fetch.is_some_and(|seq| seq >= from && seq <= upto) {
+                lane.fetch = None;
+                self.touch_lane(RegionId(r as u16));
+            }
+        }
+    }
+
+    fn lane_held(&mut self, r: RegionId, acked: Position, own: Position, now: Instant) {
+        self.epoch = own.epoch;
+        self.available(own.seq, false, now);
+        let lane = &mut self.regions[usize::from(r.0)].lane;
+        if lane.is_active() {
+            return;
+        }
+        lane.acked = acked;
+        lane.leave();
+        self.start(r, now);
+        self.schedule_probes(r, now);
+    }
+
+    fn verified(&mut self, r: RegionId, position: Position, verdict: Verdict, now: Instant) {
+        let lane = &mut self.regions[usize::from(r.0)].lane;
+        if lane.phase != Phase::Verifying(position) {
+            return;
+        }
+        match verdict {
+            Verdict::Matches => {
+                lane.phase = Phase::Streaming;
+                lane.attempts = 0;
+                lane.parked = 0;
+                lane.progress_at = None;
+                lane.window.reset(position.seq);
+                // Read afresh from the peer's database: the one place where it may move back.
+                let moved = lane.acked.seq != position.seq;
+                lane.acked = position;
+                lane.tell_acked |= moved;
+                self.tail = self.tail.max(position.seq);
+                self.touch_lane(r);
+                if moved {
+                    self.lane_advanced(r, now);
+                }
+            }
+            Verdict::Forked | Verdict::TooOld => self.stop(r, position, verdict),
+            Verdict::Unknown => {
+                let jitter = self.rng.jitter();
+                let lane = &mut self.regions[usize::from(r.0)].lane;
+                let pause = backoff::next(lane.attempts, SOON.0, SOON.1, jitter);
+                lane.attempts = lane.attempts.saturating_add(1);
+                lane.again_at = Some(now.after(pause));
+            }
+        }
+    }
+
+    fn position_read(
+        &mut self,
+        r: RegionId,
+        position: Position,
+        now: Instant,
+        inbox: &mut impl Inbox,
+    ) {
+        let inlet = &mut self.regions[usize::from(r.0)].inlet;
+        inlet.busy = None;
+        inlet.retry_at = None;
+        inlet.read_wanted = false;
+        let opened = inlet.position.is_some();
+        let back = position.seq.next() < inlet.window.base();
+        inlet.position = Some(position);
+        if back || !opened {
+            inbox.clear(r);
+            inlet.window.reset(position.seq);
+            inlet.gap_since = None;
+        } else {
+            inlet.window.advance(position.seq);
+            inbox.release(r, position.seq);
+        }
+        for i in 0..self.links.len() {
+            let link = &mut self.links[i];
+            if link.region != r {
+                continue;
+            }
+            if core::mem::take(&mut link.welcome_wanted) {
+                link.due |= due::WELCOME;
+                self.touch_link(i);
+            } else if back && link.hello.take().is_some() {
+                // It sends from further on than is needed: it has to say Hello again.
+                link.gap = true;
+                link.ack_at = Some(now);
+                self.touch_link(i);
+            }
+        }
+        self.set_inlet_state(r, InletState::Running);
+        self.touch_region(r);
+    }
+
+    fn applied(&mut self, r: RegionId, position: Position, now: Instant, inbox: &mut impl Inbox) {
+        let inlet = &mut self.regions[usize::from(r.0)].inlet;
+        inlet.busy = None;
+        inlet.retry_at = None;
+        if position.seq < inlet.window.base() && position.seq.next() != inlet.window.base() {
+            // Not what an apply can say; the database has moved back.
+            return self.position_read(r, position, now, inbox);
+        }
+        inlet.position = Some(position);
+        inlet.window.advance(position.seq);
+        if inlet.window.gap().is_none() {
+            inlet.gap_since = None;
+        }
+        inbox.release(r, position.seq);
+        self.set_inlet_state(r, InletState::Running);
+        self.touch_region(r);
+        self.ack_now(r, now);
+    }
+
+    /// Whoever sends this stream is told at once how things stand.
+    fn ack_now(&mut self, r: RegionId, now: Instant) {
+        for i in 0..self.links.len() {
+            let link = &mut self.links[i];
+            if link.region == r && link.up && link.hello.is_some() {
+                link.ack_at = Some(now);
+                self.touch_link(i);
+            }
+        }
+    }
+
+    fn apply_failed(&mut self, r: RegionId, cause: ApplyCause, retry_at: Instant, now: Instant) {
+        let inlet = &mut self.regions[usize::from(r.0)].inlet;
+        inlet.busy = None;
+        inlet.retry_at = Some(retry_at);
+        if cause == ApplyCause::Unreachable || inlet.position.is_none() {
+            // Even if nobody sends any more, somebody waits to hear that it is back.
+            inlet.read_wanted = true;
+        }
+        self.set_inlet_state(r, InletState::Waiting(cause));
+        self.ack_now(r, now);
+    }
+
+    fn direct_done(&mut self, r: RegionId, position: Position, now: Instant) {
+        let lane = &mut self.regions[usize::from(r.0)].lane;
+        lane.direct_busy = false;
+        lane.direct_failed = false;
+        lane.attempts = 0;
+        if !lane.is_held() {
+            return;
+        }
+        let before = lane.acked.seq;
+        if lane.advance(position) {
+            lane.counters.direct_writes += position.seq.0 - before.0;
+            self.lane_advanced(r, now);
+        } else if lane.phase == Phase::Direct && position.seq < before {
+            // Read afresh from the database: it has been put back, and is refilled.
+            lane.acked = position;
+            lane.tell_acked = true;
+            lane.window.reset(position.seq);
+        }
+        self.touch_region(r);
+        self.reconsider(r, SwitchReason::ClimbBack, now);
+    }
+
+    fn direct_failed(&mut self, r: RegionId, why: DirectFailure, now: Instant) {
+        let jitter = self.rng.jitter();
+        let lane = &mut self.regions[usize::from(r.0)].lane;
+        lane.direct_busy = false;
+        if lane.phase != Phase::Direct {
+            return;
+        }
+        match why {
+            DirectFailure::Busy | DirectFailure::Dependency => {
+                let pause = backoff::next(lane.attempts, SOON.0, SOON.1, jitter);
+                lane.attempts = lane.attempts.saturating_add(1);
+                lane.again_at = Some(now.after(pause));
+                self.reconsider(r, SwitchReason::ClimbBack, now);
+            }
+            DirectFailure::Unreachable | DirectFailure::Parked => {
+                self.descend(r, SwitchReason::Direct(why), now);
+            }
+            DirectFailure::Forked => {
+                let acked = lane.acked;
+                self.stop(r, acked, Verdict::Forked);
+            }
+        }
+    }
+
+    fn node_up(&mut self, node: NodeId, now: Instant) {
+        let i = usize::from(node.0);
+        if node == self.me || i >= self.links.len() {
+            return;
+        }
+        let link = &mut self.links[i];
+        let was_up = link.up;
+        link.reset();
+        link.up = true;
+        if link.standing.failed {
+            link.standing.silent_probes = 0;
+            link.standing.probe_at = Some(now);
+            self.timers_at = Some(now);
+        }
+        self.restart_link(i, was_up, now);
+    }
+
+    /// The other side of a link knows nothing of what was before.
+    pub(super) fn restart_link(&mut self, i: usize, was_up: bool, now: Instant) {
+        let r = self.links[i].region;
+        if self.links[i].sibling {
+            if self.tail > Seq::ZERO {
+                self.links[i].due |= due::APPENDED;
+            }
+            self.requeue_control(i, due::ACKED);
+        } else if self.is_target(i) {
+            if !was_up {
+                self.links[i].unanswered = 0;
+            }
+            self.reopen(r, now);
+        }
+        self.touch_link(i);
+    }
+
+    fn node_down(&mut self, node: NodeId, now: Instant) {
+        let i = usize::from(node.0);
+        if node == self.me || i >= self.links.len() || !self.links[i].up {
+            return;
+        }
+        self.links[i].reset();
+        self.links[i].up = false;
+        if self.is_target(i) {
+            let r = self.links[i].region;
+            self.reopen(r, now);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Frames of a peer region's stream: into the inlet.
+
+use crate::{
+    Epoch, Inbox, InletState, Instant, NodeId, Notice, Seq, Storage,
+    engine::{Engine, receive::Gathered},
+    recv_window::{Offer, Part},
+    wire::Run,
+};
+
+impl<S: Storage> Engine<S> {
+    /// A lane of the other side opens: it gets a `Welcome` with the position read afresh.
+    pub(super) fn take_hello(
+        &mut self,
+        i: usize,
+        token: u32,
+        epoch: Epoch,
+        inbox: &mut impl Inbox,
+    ) {
+        let link = &mut self.links[i];
+        let r = link.region;
+        link.hello = Some((token, epoch));
+        link.welcome_wanted = true;
+        link.gap = false;
+        let inlet = &mut self.regions[usize::from(r.0)].inlet;
+        let from = Some(NodeId(i as u16));
+        let moved = inlet.from != from;
+        inlet.from = from;
+        if inlet.epoch != epoch {
+            inlet.epoch = epoch;
+            inlet.position = None;
+            inlet.window.reset(Seq::ZERO);
+            inbox.clear(r);
+        }
+        inlet.read_wanted = true;
+        if inlet.position.is_none() && inlet.retry_at.is_none() {
+            self.set_inlet_state(r, InletState::Opening);
+        } else if moved {
+            let state = inlet.state;
+            self.notify(Notice::Inlet {
+                stream: r,
+                state,
+                from,
+            });
+        }
+        self.touch_region(r);
+    }
+
+    pub(super) fn take_run(
+        &mut self,
+        i: usize,
+        first: Seq,
+        run: &[u8],
+        gathered: &mut Gathered,
+        now: Instant,
+        inbox: &mut impl Inbox,
+    ) {
+        for (seq, payload) in (first.0..).map(Seq).zip(Run::new(run)) {
+            let total = payload.len() as u32;
+            self.take_part(i, seq, total, None, payload, gathered, now, inbox);
+        }
+    }
+
+    /// One update, or a piece of one.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of a frame, and where it came from"
+    )]
+    pub(super) fn take_part(
+        &mut self,
+        i: usize,
+        seq: Seq,
+        total: u32,
+        piece: Option<(u16, u16)>,
+        bytes: &[u8],
+        gathered: &mut Gathered,
+        now: Instant,
+        inbox: &mut impl Inbox,
+    ) {
+        let link = &mut self.links[i];
+        let r = link.region;
+        let inlet = &mut self.regions[usize::from(r.0)].inlet;
+        let opened = link.hello.is_some_and(|(_, epoch)| epoch == inlet.epoch);
+        if !opened || inlet.position.is_none() {
+            // Nobody has said Hello, or not to this incarnation: say so.
+            link.gap = !opened;
+            gathered.kept = false;
+            return;
+        }
+        let part = Part { seq, total, piece };
+        let offset = piece.map_or(0, |(chunk, index)| usize::from(chunk) * usize::from(index));
+        let offer = if total > self.max_update {
+            Offer::Refuse
+        } else {
+            inlet.window.offer(&part)
+        };
+        match offer {
+            Offer::Duplicate => {
+                inlet.duplicates += 1;
+                if seq < inlet.window.base() {
+                    gathered.prompt = true;
+                }
+            }
+            Offer::Store if inbox.put(r, seq, total as usize, offset, bytes).is_ok() => {
+                let before = inlet.window.complete();
+                if inlet.window.accept(&part) {
+                    inlet.received += 1;
+                }
+                if inlet.window.gap().is_none() {
+                    inlet.gap_since = None;
+                } else if inlet.gap_since.is_none() || inlet.window.complete() > before {
+                    inlet.gap_since = Some(now);
+                }
+                self.dirty_regions |= 1 << (r.0 % 16);
+            }
+            Offer::Store | Offer::Refuse => {
+                inlet.no_room += 1;
+                gathered.kept = false;
+            }
+        }
+    }
+}

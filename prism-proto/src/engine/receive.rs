@@ -1,0 +1,316 @@
+//! Datagrams in: whose they are, and what their frames say of the own stream.
+
+use core::time::Duration;
+
+use crate::{
+    ApplyCause, Inbox, Instant, NodeId, Notice, RegionId, Storage, SwitchReason,
+    engine::{Engine, timers::settle},
+    lane::Phase,
+    link::due,
+    packets::Verdict,
+    wire::{self, Ack, Frame, Header, Nack, Progress},
+};
+
+/// What a datagram asks of the link in the end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gathered {
+    /// Everything in it has been kept, so it may be acknowledged.
+    pub(super) kept: bool,
+    pub(super) eliciting: bool,
+    /// Acknowledge at once.
+    pub(super) prompt: bool,
+    /// It acknowledges something for the first time.
+    answered: bool,
+    unavailable: bool,
+}
+
+impl<S: Storage> Engine<S> {
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        plaintext: &[u8],
+        inbox: &mut impl Inbox,
+    ) {
+        let i = usize::from(from.0);
+        if from == self.me || i >= self.links.len() || !self.links[i].up {
+            return;
+        }
+        let sibling = self.links[i].sibling;
+        let Ok((header, frames)) = wire::decode(plaintext) else {
+            return self.notify(Notice::Dropped { from });
+        };
+        if frames.clone().any(|frame| !allowed(&frame, sibling)) {
+            return self.notify(Notice::Dropped { from });
+        }
+        let opening = frames
+            .clone()
+            .any(|frame| matches!(frame, Frame::Ping | Frame::Hello { .. }));
+        if !self.admit(i, &header, opening, now) {
+            return;
+        }
+        if self.links[i].received.contains(header.pn) {
+            // The network has doubled it; whatever it says has been heard.
+            return self.links[i].note_received(header.pn, true, false, now, &self.timing);
+        }
+        let mut gathered = Gathered {
+            kept: true,
+            eliciting: false,
+            prompt: false,
+            answered: false,
+            unavailable: false,
+        };
+        for frame in frames {
+            self.take_frame(i, frame, &mut gathered, now, inbox);
+        }
+        if gathered.kept {
+            let (eliciting, prompt) = (gathered.eliciting, gathered.prompt);
+            self.links[i].note_received(header.pn, eliciting, prompt, now, &self.timing);
+        } else {
+            // Say at once what has been kept, and how far the database is.
+            self.links[i].ack_at = Some(now);
+        }
+        if gathered.answered {
+            self.links[i].standing.unavailable = gathered.unavailable;
+            self.proven(i, now);
+        }
+        self.touch_link(i);
+    }
+
+    /// Whether the datagram is from the incarnation that this side talks to. A new one is adopted
+    /// when it introduces itself.
+    fn admit(&mut self, i: usize, header: &Header, opening: bool, now: Instant) -> bool {
+        let link = &mut self.links[i];
+        if header.to != 0 && header.to != self.incarnation {
+            // Meant for a predecessor of this process: introduce the new one.
+            link.due |= due::PING;
+            self.touch_link(i);
+            return false;
+        }
+        let knows_us = header.to == self.incarnation;
+        match link.judge(header.from, opening, knows_us) {
+            None => return false,
+            Some(true) => {
+                link.reset();
+                link.adopt(header.from);
+                self.restart_link(i, true, now);
+            }
+            Some(false) => {
+                if link.peer.is_none() {
+                    link.adopt(header.from);
+                }
+            }
+        }
+        true
+    }
+
+    fn take_frame(
+        &mut self,
+        i: usize,
+        frame: Frame<'_>,
+        gathered: &mut Gathered,
+        now: Instant,
+        inbox: &mut impl Inbox,
+    ) {
+        let r = self.links[i].region;
+        match frame {
+            Frame::Ack(ack) => {
+                gathered.answered |= self.take_ack(i, &ack, now);
+                return;
+            }
+            Frame::Nack(nack) => {
+                gathered.unavailable |= matches!(nack, Nack::Unavailable { .. });
+                let refused = matches!(nack, Nack::Refused(_));
+                gathered.eliciting |= refused;
+                gathered.prompt |= refused;
+                return self.take_nack(i, nack, now);
+            }
+            Frame::RefusedAck { seq } => {
+                return self.regions[usize::from(r.0)].inlet.refusal_confirmed(seq);
+            }
+            Frame::Ping => gathered.prompt = true,
+            Frame::Hello { token, epoch, .. } => {
+                gathered.prompt = true;
+                self.take_hello(i, token, epoch, inbox);
+            }
+            Frame::Welcome {
+                token,
+                position,
+                credit,
+            } => {
+                let lane = &mut self.regions[usize::from(r.0)].lane;
+                if lane.token == token && lane.phase == Phase::Opening && self.is_target(i) {
+                    let lane = &mut self.regions[usize::from(r.0)].lane;
+                    lane.phase = Phase::Verifying(position);
+                    lane.verify_due = true;
+                    lane.credit = credit;
+                    lane.hello_at = None;
+                    lane.progress_at = None;
+                    self.links[i].due &= !due::HELLO;
+                    self.touch_region(r);
+                }
+                gathered.prompt = true;
+            }
+            Frame::Updates { first, run } => self.take_run(i, first, run, gathered, now, inbox),
+            Frame::Fragment {
+                seq,
+                total,
+                chunk,
+                index,
+                bytes,
+            } => {
+                let piece = Some((chunk, index));
+                self.take_part(i, seq, total, piece, bytes, gathered, now, inbox);
+            }
+            Frame::Appended { tail } => {
+                gathered.prompt = true;
+                if tail > self.tail {
+                    self.available(tail, false, now);
+                    self.notify(Notice::SiblingTail { upto: tail });
+                }
+            }
+            Frame::Acked { region, seq } => {
+                gathered.prompt = true;
+                let peer = self.regions.iter().position(|other| other.key == region);
+                if let Some(peer) = peer {
+                    let peer = RegionId(peer as u16);
+                    self.notify(Notice::SiblingAcked { peer, seq });
+                }
+            }
+        }
+        gathered.eliciting = true;
+    }
+
+    /// Whether anything is acknowledged for the first time.
+    fn take_ack(&mut self, i: usize, ack: &Ack, now: Instant) -> bool {
+        let link = &mut self.links[i];
+        let Some(ranges) = ack.ranges() else {
+            return false;
+        };
+        if ack.largest >= link.next_pn {
+            // It acknowledges what was never sent.
+            let from = NodeId(i as u16);
+            self.notify(Notice::Dropped { from });
+            return false;
+        }
+        let r = link.region;
+        let lane = &mut self.regions[usize::from(r.0)].lane;
+        let loss_delay = link.rtt.loss_delay();
+        let (mut bytes, mut lost) = (0, 0);
+        let outcome = link
+            .ring
+            .acknowledge(&ranges, loss_delay, now, |verdict, slot| {
+                if !slot.requeued() {
+                    bytes += u64::from(slot.bytes);
+                }
+                if verdict == Verdict::Received {
+                    settle(lane, verdict, slot);
+                } else if !slot.requeued() {
+                    lost |= slot.control;
+                    settle(lane, verdict, slot);
+                }
+            });
+        link.in_flight = link.in_flight.saturating_sub(bytes);
+        link.loss_at = outcome.loss_at;
+        if let Some(sent) = outcome.largest_sent {
+            let delay = Duration::from_micros(u64::from(ack.delay_us));
+            link.rtt.update(now.since(sent), delay);
+        }
+        let answered = outcome.newly > 0;
+        if answered {
+            link.answered(now);
+        }
+        if lost != 0 {
+            self.requeue_control(i, lost);
+        }
+        if let Some(progress) = ack.progress {
+            self.take_progress(i, r, progress, now);
+        }
+        self.touch_link(i);
+        answered
+    }
+
+    /// How far the peer's database is in the own stream.
+    fn take_progress(&mut self, i: usize, r: RegionId, progress: Progress, now: Instant) {
+        if self.links[i].sibling || !self.is_target(i) {
+            return;
+        }
+        let tail = self.tail;
+        let late = now.after(self.apply_timeout);
+        let lane = &mut self.regions[usize::from(r.0)].lane;
+        if lane.phase != Phase::Streaming
+            || progress.position.epoch != self.epoch
+            || progress.position.seq < lane.acked.seq
+        {
+            return;
+        }
+        if progress.position.seq > tail {
+            // Further than this node knows its own stream: let the outbox judge.
+            return self.reopen(r, now);
+        }
+        lane.credit = progress.credit;
+        if lane.advance(progress.position) {
+            lane.progress_at = lane.window.is_open().then_some(late);
+            self.lane_advanced(r, now);
+        }
+    }
+
+    fn take_nack(&mut self, i: usize, nack: Nack, now: Instant) {
+        let r = self.links[i].region;
+        let target = self.is_target(i);
+        let late = now.after(self.apply_timeout);
+        let lane = &mut self.regions[usize::from(r.0)].lane;
+        match nack {
+            Nack::Refused(refusal) => {
+                let link = &mut self.links[i];
+                if !link.refused_acks.contains(&refusal.seq) {
+                    // One that does not fit is asked for again.
+                    let _fits = link.refused_acks.push(refusal.seq);
+                }
+                if lane.is_held() && lane.note_refusal(refusal.seq) {
+                    self.notify(Notice::PeerRefused { peer: r, refusal });
+                }
+            }
+            Nack::Unavailable { .. } if target => {
+                self.links[i].standing.unavailable = true;
+                self.descend(r, SwitchReason::Unavailable, now);
+            }
+            Nack::Gap { .. } if target && lane.phase == Phase::Streaming => self.reopen(r, now),
+            Nack::Missing { from, to } if target && lane.phase == Phase::Streaming => {
+                if let Some(largest) = self.links[i].ring.largest_acked() {
+                    lane.window.missing(from, to, largest);
+                }
+            }
+            Nack::Waiting { cause } if target => {
+                if lane.progress_at.is_some() {
+                    // It is the database that takes its time, not the node.
+                    lane.progress_at = Some(late);
+                }
+                self.peer_waits(r, cause);
+            }
+            _ => {}
+        }
+    }
+
+    fn peer_waits(&mut self, r: RegionId, cause: ApplyCause) {
+        let lane = &mut self.regions[usize::from(r.0)].lane;
+        if lane.peer_waiting != Some(cause) {
+            lane.peer_waiting = Some(cause);
+            self.notify(Notice::PeerWaiting { peer: r, cause });
+        }
+    }
+}
+
+/// Siblings speak of the common stream, peers of theirs and ours.
+const fn allowed(frame: &Frame<'_>, sibling: bool) -> bool {
+    match frame {
+        Frame::Ping | Frame::Ack(_) => true,
+        Frame::Appended { .. } | Frame::Acked { .. } => sibling,
+        Frame::Hello { .. }
+        | Frame::Welcome { .. }
+        | Frame::Nack(_)
+        | Frame::RefusedAck { .. }
+        | Frame::Updates { .. }
+        | Frame::Fragment { .. } => !sibling,
+    }
+}

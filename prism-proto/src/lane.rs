@@ -1,0 +1,201 @@
+//! A lane: the delivery of the own stream to one peer region.
+
+use core::time::Duration;
+
+use heapless::Vec;
+
+use crate::{
+    ApplyCause, Instant, Position, Seq, WaitReason,
+    failover::Rung,
+    link::earliest,
+    update_window::{UpdateSlot, UpdateWindow},
+    wire::Credit,
+};
+
+/// Refusals remembered so that a repeated one is told only once.
+const MAX_REFUSALS_SEEN: usize = 16;
+/// Pause before a lane asks its own database, or a busy direct path, again.
+pub(crate) const SOON: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What a lane is doing on its rung.
+///
+/// ```text
+///          LaneHeld                 NodeUp            Welcome           Verified
+///   Off ------------> Connecting ----------> Opening --------> Verifying --------> Streaming
+///    ^                    |                     |  ^               |                  |
+///    | LaneLost           +------- no answer, unavailable, no progress: next rung ----+
+///    |                    v                        |               |
+///   any               Direct <---> Parked ---------+               +--> Stopped (fork, too old)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Phase {
+    /// Another node of this region holds the lane.
+    Off,
+    /// No session with the node; each `Connect` is a probe.
+    Connecting,
+    /// `Hello` said, no `Welcome` yet.
+    Opening,
+    /// The origin's outbox judges the position that the peer has named.
+    Verifying(Position),
+    /// Updates flow.
+    Streaming,
+    /// SQL.
+    Direct,
+    /// Until then.
+    Parked(Instant),
+    /// Fork, or too far behind: an operator has to act.
+    Stopped,
+}
+
+/// See the module's documentation. `U` is the storage of the update window.
+#[derive(Debug, Clone, Hash)]
+pub(crate) struct Lane<U> {
+    pub(crate) phase: Phase,
+    pub(crate) rung: Rung,
+    /// Names the opening; entries of the packet ring and `Welcome`s of another one are stale.
+    pub(crate) token: u32,
+    pub(crate) acked: Position,
+    /// The host has to be told of `acked`.
+    pub(crate) tell_acked: bool,
+    pub(crate) window: UpdateWindow<U>,
+    pub(crate) credit: Credit,
+    /// When `Hello` goes again although the node lives.
+    pub(crate) hello_at: Option<Instant>,
+    /// The receiver has to show progress from then on.
+    pub(crate) progress_at: Option<Instant>,
+    /// `Output::Verify` has to go out now.
+    pub(crate) verify_due: bool,
+    /// When the direct path, or the own database, is asked again.
+    pub(crate) again_at: Option<Instant>,
+    pub(crate) attempts: u8,
+    pub(crate) direct_busy: bool,
+    pub(crate) direct_failed: bool,
+    pub(crate) parked: u8,
+    pub(crate) peer_waiting: Option<ApplyCause>,
+    /// Its next update is not in memory.
+    pub(crate) fetch: Option<Seq>,
+    refusals_seen: Vec<Seq, MAX_REFUSALS_SEEN>,
+    pub(crate) counters: Counters,
+}
+
+#[derive(Debug, Clone, Copy, Hash, Default)]
+pub(crate) struct Counters {
+    pub(crate) sent: u64,
+    pub(crate) retransmits: u64,
+    pub(crate) failovers: u64,
+    pub(crate) direct_writes: u64,
+    pub(crate) failover_us: u64,
+    pub(crate) probes: u64,
+}
+
+impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
+    pub(crate) const fn new(slots: U) -> Self {
+        Self {
+            phase: Phase::Off,
+            rung: Rung::Parked,
+            token: 0,
+            acked: Position {
+                epoch: crate::Epoch(0),
+                seq: Seq::ZERO,
+                tag: crate::Tag(0),
+            },
+            tell_acked: false,
+            window: UpdateWindow::new(slots),
+            credit: Credit {
+                updates: 0,
+                bytes: 0,
+            },
+            hello_at: None,
+            progress_at: None,
+            verify_due: false,
+            again_at: None,
+            attempts: 0,
+            direct_busy: false,
+            direct_failed: false,
+            parked: 0,
+            peer_waiting: None,
+            fetch: None,
+            refusals_seen: Vec::new(),
+            counters: Counters {
+                sent: 0,
+                retransmits: 0,
+                failovers: 0,
+                direct_writes: 0,
+                failover_us: 0,
+                probes: 0,
+            },
+        }
+    }
+
+    pub(crate) const fn is_held(&self) -> bool {
+        !matches!(self.phase, Phase::Off)
+    }
+
+    /// Whether it climbs, falls and probes.
+    pub(crate) const fn is_active(&self) -> bool {
+        !matches!(self.phase, Phase::Off | Phase::Stopped)
+    }
+
+    /// The node (by its place in the failover order) that it talks to.
+    pub(crate) const fn node(&self) -> Option<u8> {
+        match (self.phase, self.rung) {
+            (Phase::Off | Phase::Stopped, _) => None,
+            (_, Rung::Node(i)) => Some(i),
+            _ => None,
+        }
+    }
+
+    /// Void what the last rung left behind.
+    pub(crate) fn leave(&mut self) {
+        self.token = self.token.wrapping_add(1);
+        self.window.reset(self.acked.seq);
+        self.hello_at = None;
+        self.progress_at = None;
+        self.verify_due = false;
+        self.again_at = None;
+        self.attempts = 0;
+        self.peer_waiting = None;
+        self.fetch = None;
+    }
+
+    /// The peer's database has committed up to `position`; `false` if that is nothing new.
+    pub(crate) fn advance(&mut self, position: Position) -> bool {
+        if position.seq <= self.acked.seq {
+            return false;
+        }
+        self.acked = position;
+        self.tell_acked = true;
+        self.window.slide(position.seq);
+        self.peer_waiting = None;
+        self.parked = 0;
+        true
+    }
+
+    /// Whether this refusal has not been told yet.
+    pub(crate) fn note_refusal(&mut self, seq: Seq) -> bool {
+        if self.refusals_seen.contains(&seq) {
+            return false;
+        }
+        if self.refusals_seen.is_full() {
+            self.refusals_seen.remove(0);
+        }
+        let _fits = self.refusals_seen.push(seq);
+        true
+    }
+
+    pub(crate) fn deadline(&self) -> Option<(Instant, WaitReason)> {
+        if !self.is_active() {
+            return None;
+        }
+        let parked = match self.phase {
+            Phase::Parked(until) => Some(until),
+            _ => None,
+        };
+        earliest([
+            (self.hello_at, WaitReason::Probe),
+            (self.progress_at, WaitReason::Progress),
+            (self.again_at, WaitReason::Retry),
+            (parked, WaitReason::Retry),
+        ])
+    }
+}
