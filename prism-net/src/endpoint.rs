@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use prism_proto::{
-    ApplyCause, Config, Epoch, Event, Instant, NodeConfig, NodeId, Notice, Output, RegionConfig,
-    RegionId, RegionKey, Seq, WaitReason,
+    ApplyCause, Config, Epoch, Event, Instant, NodeConfig, NodeId, Notice, Output, PacketSlot,
+    RecvSlot, RegionConfig, RegionId, RegionKey, Seq, Storage, UpdateSlot, WaitReason,
 };
 
 use crate::config::{EndpointConfig, EndpointError};
@@ -15,7 +15,27 @@ use crate::payloads::PayloadCache;
 use crate::pool::Pool;
 use crate::session::{self, Change, HEADER, SEAL, Sessions};
 
-type Engine = prism_proto::Engine;
+type Engine = prism_proto::Engine<Heap>;
+
+/// The engine's windows, on the heap.
+#[derive(Debug, Clone, Copy)]
+struct Heap;
+
+impl Storage for Heap {
+    type Updates = Box<[UpdateSlot]>;
+    type Packets = Box<[PacketSlot]>;
+    type Received = Box<[RecvSlot]>;
+
+    fn updates(&mut self, len: usize) -> Self::Updates {
+        vec![UpdateSlot::default(); len].into()
+    }
+    fn packets(&mut self, len: usize) -> Self::Packets {
+        vec![PacketSlot::default(); len].into()
+    }
+    fn received(&mut self, len: usize) -> Self::Received {
+        vec![RecvSlot::default(); len].into()
+    }
+}
 
 /// Pause after an apply for which the engine and the inbox disagree: a bug, reported once a second
 /// rather than in a busy loop.
@@ -351,7 +371,7 @@ fn engine(config: &EndpointConfig) -> Result<Engine, EndpointError> {
         max_apply: limits.max_apply,
         ..Config::new(config.me, &nodes, &regions, config.seed)
     };
-    Ok(Engine::new(&core)?)
+    Ok(Engine::new(&core, &mut Heap)?)
 }
 
 impl Drops {
