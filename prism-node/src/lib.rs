@@ -11,7 +11,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod client;
+mod commands;
 pub mod config;
+pub mod http;
 pub mod intake;
 pub mod keys;
 pub mod status;

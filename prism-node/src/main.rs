@@ -1,3 +1,5 @@
 //! The `prism` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    prism_node::cli::main()
+}

@@ -1,0 +1,260 @@
+//! `prism check`: everything that can be wrong before a node is started, with the fix.
+
+use std::io::{self, Write, stdout};
+use std::net::{TcpListener, UdpSocket};
+use std::time::Duration;
+
+use prism_db::{DatabaseUrl, DbError, OpenOptions};
+
+use super::{program, quote};
+use crate::cli::{CheckArgs, CliError};
+use crate::client::{Client, ClientError};
+use crate::config::{Config, Node, Region};
+use crate::status::Status;
+
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(4);
+const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What was looked at, and what came of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Finding {
+    what: String,
+    result: Result<String, Problem>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Problem {
+    problem: String,
+    fix: String,
+}
+
+impl Finding {
+    fn ok(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            result: Ok(detail.into()),
+        }
+    }
+
+    fn problem(
+        what: impl Into<String>,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            result: Err(Problem {
+                problem: problem.into(),
+                fix: fix.into(),
+            }),
+        }
+    }
+}
+
+/// Prints the list.
+///
+/// # Errors
+/// Exit status 2 if the configuration cannot be read, 1 if anything else is wrong.
+pub fn run(args: &CheckArgs) -> Result<(), CliError> {
+    let config = args.config.load()?;
+    let migrate = format!(
+        "{} migrate --config {}",
+        program(),
+        quote(&args.config.config)
+    );
+    let mut findings = vec![Finding::ok(
+        "configuration",
+        format!(
+            "{} regions, {} nodes, {} statements",
+            config.regions.len(),
+            config.nodes.len(),
+            config.catalogue.iter().count()
+        ),
+    )];
+    findings.extend(secrets(&config));
+    // Databases and nodes at once: what hangs does not delay the rest.
+    std::thread::scope(|scope| {
+        let (config, migrate) = (&config, migrate.as_str());
+        let regions = config.regions.iter();
+        let regions: Vec<_> = regions
+            .map(|r| scope.spawn(move || databases(config, r, migrate)))
+            .collect();
+        let nodes: Vec<_> = config
+            .nodes
+            .iter()
+            .map(|n| scope.spawn(move || addresses(config, n)))
+            .collect();
+        for thread in regions.into_iter().chain(nodes) {
+            findings.extend(thread.join().unwrap_or_default());
+        }
+    });
+    report(&findings, &mut stdout().lock())
+}
+
+fn report(findings: &[Finding], out: &mut dyn Write) -> Result<(), CliError> {
+    let mut problems = 0;
+    for finding in findings {
+        match &finding.result {
+            Ok(detail) => writeln!(out, "ok       {}: {detail}", finding.what)?,
+            Err(Problem { problem, fix }) => {
+                problems += 1;
+                writeln!(out, "PROBLEM  {}: {problem}", finding.what)?;
+                writeln!(out, "         fix: {fix}")?;
+            }
+        }
+    }
+    match problems {
+        0 => Ok(()),
+        1 => Err(CliError::Failed("1 problem".to_owned())),
+        n => Err(CliError::Failed(format!("{n} problems"))),
+    }
+}
+
+fn secrets(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(path) = &config.psk_file {
+        findings.push(match config.psk() {
+            Ok(_) => Finding::ok("psk_file", path.display().to_string()),
+            Err(e) => Finding::problem(
+                "psk_file",
+                e.to_string(),
+                format!(
+                    "copy the cluster's file to {}, mode 0600, or make one with keygen if there is none yet",
+                    path.display()
+                ),
+            ),
+        });
+    }
+    if let Some(path) = &config.token_file {
+        findings.push(match config.token() {
+            Ok(_) => Finding::ok("token_file", path.display().to_string()),
+            Err(e) => Finding::problem(
+                "token_file",
+                e.to_string(),
+                format!("copy the cluster's file to {}", path.display()),
+            ),
+        });
+    }
+    let without: Vec<_> = config
+        .nodes
+        .iter()
+        .filter(|n| n.public_key.is_none())
+        .map(|n| n.name.as_str())
+        .collect();
+    findings.push(match without.as_slice() {
+        [] => Finding::ok("public keys", "every node has one"),
+        names => Finding::ok(
+            "public keys",
+            format!(
+                "none for {} (needed once sessions are encrypted)",
+                names.join(", ")
+            ),
+        ),
+    });
+    findings
+}
+
+fn databases(config: &Config, region: &Region, migrate: &str) -> Vec<Finding> {
+    let mut findings = database(config, region, &region.database, "database", migrate);
+    if region.direct != region.database {
+        findings.extend(database(config, region, &region.direct, "direct", migrate));
+    }
+    findings
+}
+
+fn database(
+    config: &Config,
+    region: &Region,
+    url: &DatabaseUrl,
+    key: &str,
+    migrate: &str,
+) -> Vec<Finding> {
+    let what = format!("{key} of {}", region.name);
+    let options = OpenOptions {
+        connect_timeout: DATABASE_TIMEOUT,
+        statement_timeout: DATABASE_TIMEOUT,
+        ..OpenOptions::new(config.topology(region.id), config.catalogue.clone())
+    };
+    let row = prism_db::open(url, options).and_then(|mut db| db.region());
+    let finding = match row {
+        Ok(row) if row.name == region.name => {
+            Finding::ok(what, format!("{url}, next update is {}", row.next_seq.0))
+        }
+        Ok(row) => Finding::problem(
+            what,
+            format!("{url} belongs to region {}", row.name),
+            format!("correct `{key}` of {} in the configuration", region.name),
+        ),
+        Err(e @ DbError::Schema(_)) => Finding::problem(
+            what,
+            e.to_string(),
+            format!("{migrate} --region {}", region.name),
+        ),
+        Err(e @ DbError::Unreachable(_)) => Finding::problem(
+            what,
+            e.to_string(),
+            format!("start the database, or correct {url} in the configuration"),
+        ),
+        Err(e) => Finding::problem(what, e.to_string(), format!("see that {url} is usable")),
+    };
+    vec![finding]
+}
+
+fn addresses(config: &Config, node: &Node) -> Vec<Finding> {
+    let what = format!("node {}", node.name);
+    if !node.bind_udp.ip().is_loopback() {
+        return vec![Finding::problem(
+            what,
+            format!(
+                "udp {} is not a loopback address, and sessions are not encrypted yet",
+                node.bind_udp
+            ),
+            "use 127.0.0.1 until this version has encryption",
+        )];
+    }
+    let token = config.token().ok().flatten();
+    let answer: Result<Status, _> =
+        Client::new(node, token.as_deref(), NODE_TIMEOUT).get("/v1/status");
+    vec![match answer {
+        Ok(status) if status.node == node.name => Finding::ok(what, "running"),
+        Ok(status) => Finding::problem(
+            what,
+            format!("node {} answers at http {}", status.node, node.http),
+            "stop that node, or give this one its own `http` address",
+        ),
+        Err(ClientError::Refused { error, .. }) if error.code == "unauthorized" => {
+            Finding::problem(
+                what,
+                "it runs, and does not accept the token of token_file",
+                "copy the cluster's token file here, or restart the node with this one",
+            )
+        }
+        Err(ClientError::Unreachable { refused: true, .. }) => free(node, what),
+        Err(e) => Finding::problem(
+            what,
+            e.to_string(),
+            "another program may have this port: change `http`, or stop that program",
+        ),
+    }]
+}
+
+/// Nobody answers: could it start here?
+fn free(node: &Node, what: String) -> Finding {
+    let taken = |key: &str, e: &io::Error| match e.kind() {
+        io::ErrorKind::AddrNotAvailable => None,
+        _ => Some((key.to_owned(), e.to_string())),
+    };
+    let http = TcpListener::bind(node.http).err();
+    let udp = UdpSocket::bind(node.bind_udp).err();
+    let problem = http
+        .and_then(|e| taken(&format!("http {}", node.http), &e))
+        .or_else(|| udp.and_then(|e| taken(&format!("udp {}", node.bind_udp), &e)));
+    match problem {
+        None => Finding::ok(what, "not running; its ports are free"),
+        Some((address, e)) => Finding::problem(
+            what,
+            format!("cannot listen on {address}: {e}"),
+            "change the port in the configuration, or stop the program that has it",
+        ),
+    }
+}

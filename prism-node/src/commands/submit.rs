@@ -1,0 +1,118 @@
+//! `prism submit`: one update through a node's HTTP API.
+
+use std::io::{Write, stdout};
+use std::time::{Duration, Instant};
+
+use prism_db::ParamType;
+use prism_db::catalogue::Statement;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{program, quote};
+use crate::cli::{CliError, SubmitArgs, find_node};
+use crate::client::{Client, ClientError};
+use crate::config::{Config, Node};
+use crate::http::Binder;
+
+/// The node itself gives up earlier.
+const TIMEOUT: Duration = Duration::from_secs(65);
+
+/// A node that was started a moment ago may not listen yet.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Submits it and prints what became of it.
+///
+/// # Errors
+/// Exit status 1 if it was not taken, 2 if it could not even be asked.
+pub fn run(args: &SubmitArgs) -> Result<(), CliError> {
+    let config = args.config.load()?;
+    let node = find_node(&config, &args.node)?;
+    let params = params(&config, args)?;
+    let token = config.token().map_err(|e| CliError::Usage(e.to_string()))?;
+    // The id is made here, so that trying again after a lost answer cannot count twice.
+    let id = args.id.unwrap_or_else(Uuid::new_v4);
+    let body = json!({
+        "statement": args.statement,
+        "params": params,
+        "mode": if args.r#await { "await" } else { "background" },
+        "request_id": id,
+    });
+    let client = Client::new(node, token.as_deref(), TIMEOUT);
+    let started = Instant::now();
+    let answer: Value = loop {
+        match client.post("/v1/updates", &body) {
+            Ok(answer) => break answer,
+            Err(ClientError::Unreachable { refused: true, .. }) if started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(e) => return Err(explain(e, args, node, id)),
+        }
+    };
+    let mut out = stdout().lock();
+    if args.json {
+        writeln!(out, "{answer}")?;
+    } else {
+        let seq = answer.get("seq").and_then(Value::as_u64);
+        let outcome = answer.get("outcome").and_then(Value::as_str);
+        let outcome = outcome.unwrap_or("unknown");
+        match seq {
+            Some(seq) => writeln!(out, "seq={seq} outcome={outcome}")?,
+            None => writeln!(out, "outcome={outcome}")?,
+        }
+    }
+    Ok(())
+}
+
+fn explain(e: ClientError, args: &SubmitArgs, node: &Node, id: Uuid) -> CliError {
+    CliError::Failed(match e {
+        ClientError::Unreachable { .. } => format!(
+            "{e}\n    start it with: {} node --config {} --node {} --data-dir DIR",
+            program(),
+            quote(&args.config.config),
+            node.name
+        ),
+        ClientError::Refused { ref error, .. } if error.code == "outcome_unknown" => {
+            format!("{e}\n    ask again with the same id, it cannot count twice: --id {id}")
+        }
+        e => format!("node {}: {e}", node.name),
+    })
+}
+
+/// Checked here already: a wrong parameter is a wrong command line.
+fn params(config: &Config, args: &SubmitArgs) -> Result<Vec<Value>, CliError> {
+    let usage = |e: &dyn std::fmt::Display| CliError::Usage(e.to_string());
+    let params = match &args.json_params {
+        Some(text) => serde_json::from_str::<Vec<Value>>(text)
+            .map_err(|e| usage(&format!("--json-params is not a JSON array: {e}")))?,
+        None => match config.catalogue.get(&args.statement) {
+            Some(statement) => typed(statement, &args.params),
+            None => Vec::new(),
+        },
+    };
+    config
+        .catalogue
+        .bind(&args.statement, &params)
+        .map_err(|e| usage(&e))?;
+    Ok(params)
+}
+
+/// Words of the command line in the JSON that the statement's types want; what does not fit stays a
+/// string, and the catalogue says why it does not fit.
+fn typed(statement: &Statement, words: &[String]) -> Vec<Value> {
+    let mut types = statement.caller_params();
+    words
+        .iter()
+        .map(|word| {
+            let parsed = match types.next() {
+                Some(ParamType::Bool | ParamType::Int | ParamType::Float) => {
+                    serde_json::from_str(word)
+                        .ok()
+                        .filter(|v: &Value| !v.is_null())
+                }
+                Some(ParamType::Json) => serde_json::from_str(word).ok(),
+                _ => None,
+            };
+            parsed.unwrap_or_else(|| Value::String(word.clone()))
+        })
+        .collect()
+}

@@ -1,0 +1,271 @@
+//! The HTTP API of a node (the calls are a fixed interface), on a small runtime of its own.
+//!
+//! Everything that a client can make large, slow or many is bounded: connections, header and body
+//! time, body bytes of one request and of all together, elements of an array.
+
+mod bind;
+mod error;
+mod guard;
+mod updates;
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, watch};
+
+use crate::intake::Intake;
+use crate::status::Board;
+
+pub use bind::{Binder, Unbound};
+pub use error::ErrorBody;
+pub use guard::NODE_HEADER;
+
+/// Connections at once; the next ones wait in the kernel's backlog.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// A client that has not sent its headers by then, or that idles so long, is cut off.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes of headers; tokens and request lines are short.
+const MAX_HEADER_BYTES: usize = 32 << 10;
+
+/// Bytes of request bodies held at once by all requests together.
+const BODY_BUDGET: usize = 64 << 20;
+
+/// Whoever has not finished by then when the node stops is cut off.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a server needs to know.
+pub struct ServerConfig {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Name of this node; a request that names another one is refused.
+    pub node: String,
+    /// Required from every client if it is there.
+    pub token: Option<String>,
+    /// Largest encoded update; a request may be somewhat larger.
+    pub max_update: usize,
+    /// Checks parameters against the catalogue.
+    pub binder: Arc<dyn Binder>,
+    /// Takes the updates.
+    pub intake: Arc<dyn Intake>,
+    /// Knows the node's state.
+    pub board: Arc<dyn Board>,
+}
+
+/// The server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Somebody else listens there, or the address is not this machine's.
+    #[error("cannot listen on http address {address}: {source}{}", hint(.source))]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's words.
+        source: io::Error,
+    },
+    /// No token, and the address is not loopback.
+    #[error(
+        "http address {0} can be reached by others and there is no token; add [http] token_file to the configuration"
+    )]
+    NoToken(SocketAddr),
+    /// No threads.
+    #[error("cannot start the HTTP threads: {0}")]
+    Threads(io::Error),
+}
+
+fn hint(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; is this node running already? Stop it, or change `http` in the configuration"
+        }
+        io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        _ => "",
+    }
+}
+
+/// Shared by all requests.
+struct App {
+    node: String,
+    token: Option<String>,
+    max_body: usize,
+    body_budget: Semaphore,
+    binder: Arc<dyn Binder>,
+    intake: Arc<dyn Intake>,
+    board: Arc<dyn Board>,
+}
+
+/// A running server. Dropping it stops it at once.
+pub struct Server {
+    runtime: Option<Runtime>,
+    stop: watch::Sender<bool>,
+    task: Option<tokio::task::JoinHandle<()>>,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Binds the address and serves until [`Server::stop`].
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub fn start(config: ServerConfig) -> Result<Self, ServerError> {
+        let address = config.address;
+        if config.token.is_none() && !address.ip().is_loopback() {
+            return Err(ServerError::NoToken(address));
+        }
+        let bind = |source| ServerError::Bind { address, source };
+        let listener = std::net::TcpListener::bind(address).map_err(bind)?;
+        listener.set_nonblocking(true).map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("http")
+            .enable_all()
+            .build()
+            .map_err(ServerError::Threads)?;
+        let listener = {
+            let _context = runtime.enter();
+            TcpListener::from_std(listener).map_err(bind)?
+        };
+        let (stop, stopped) = watch::channel(false);
+        let task = runtime.spawn(serve(listener, router(config), stopped));
+        Ok(Self {
+            runtime: Some(runtime),
+            stop,
+            task: Some(task),
+            address,
+        })
+    }
+
+    /// Where it listens (with the real port if 0 was asked for).
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets running requests finish for a moment, then stops.
+    pub fn stop(mut self) {
+        self.stop.send_replace(true);
+        if let (Some(runtime), Some(task)) = (&self.runtime, self.task.take()) {
+            let _ = runtime.block_on(task);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn router(config: ServerConfig) -> Router {
+    let app = Arc::new(App {
+        node: config.node,
+        token: config.token,
+        max_body: updates::max_body(config.max_update),
+        body_budget: Semaphore::new(BODY_BUDGET),
+        binder: config.binder,
+        intake: config.intake,
+        board: config.board,
+    });
+    Router::new()
+        .route("/v1/updates", post(updates::post))
+        .route("/v1/status", get(status))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .route("/", get(page))
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
+        .with_state(app)
+}
+
+async fn serve(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES);
+    loop {
+        let accepted = tokio::select! {
+            accepted = async {
+                let permit = connections.clone().acquire_owned().await;
+                (listener.accept().await, permit)
+            } => accepted,
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        let (Ok((stream, _)), Ok(permit)) = accepted else {
+            // Out of descriptors: give the others time to close theirs.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // A client that goes away or talks nonsense is its own problem.
+            let _ = connection.await;
+            drop(permit);
+        });
+    }
+    let finished = pin!(graceful.shutdown());
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, finished).await;
+}
+
+async fn status(State(app): State<Arc<App>>) -> Response {
+    axum::Json(app.board.status()).into_response()
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        app.board.metrics(),
+    )
+        .into_response()
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    match app.board.ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => {
+            let body = ErrorBody::new("not_ready", why);
+            error::with_status(StatusCode::SERVICE_UNAVAILABLE, &body)
+        }
+    }
+}
+
+/// Holds no data: it asks `/v1/status`, with the token that the reader gives it.
+async fn page() -> Response {
+    (
+        [
+            (
+                header::CONTENT_SECURITY_POLICY,
+                "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+            ),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        ],
+        Html(include_str!("http/page.html")),
+    )
+        .into_response()
+}

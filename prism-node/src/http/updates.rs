@@ -1,0 +1,233 @@
+//! `POST /v1/updates`: one update or an array, each checked, numbered and answered on its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::App;
+use super::bind::Unbound;
+use super::error::HttpError;
+use crate::intake::{Answer, Failure, Mode, NewUpdate};
+
+/// A client that has not sent its body by then is cut off.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Longest wait for the local database; the worker's own deadlines are shorter.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Updates in one array.
+const MAX_ARRAY: usize = 1000;
+
+impl From<Unbound> for HttpError {
+    fn from(e: Unbound) -> Self {
+        let code = match e {
+            Unbound::Statement(_) => "unknown_statement",
+            Unbound::Params(_) => "bad_params",
+        };
+        Self::bad_request(code, e.to_string())
+    }
+}
+
+/// One element of the body.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Submitted {
+    statement: String,
+    #[serde(default)]
+    params: Vec<serde_json::Value>,
+    #[serde(default)]
+    mode: Mode,
+    #[serde(default)]
+    request_id: Option<Uuid>,
+    #[serde(default)]
+    timeout_ms: Option<u64>,
+}
+
+/// Room for JSON around and inside of one largest update (base64, escapes), and for arrays of
+/// small ones.
+pub(super) fn max_body(max_update: usize) -> usize {
+    max_update.saturating_mul(8).max(4 << 20)
+}
+
+pub(super) async fn post(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, HttpError> {
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<usize>().ok())
+        .unwrap_or(app.max_body);
+    if announced > app.max_body {
+        return Err(too_large(app.max_body));
+    }
+    let permits = u32::try_from(announced).unwrap_or(u32::MAX);
+    let _room = app
+        .body_budget
+        .try_acquire_many(permits)
+        .map_err(|_| Failure::Busy)?;
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, app.max_body))
+        .await
+        .map_err(|_| {
+            HttpError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "slow_body",
+                "the body did not arrive in time",
+            )
+        })?
+        .map_err(|e| {
+            let mut source: Option<&dyn std::error::Error> = Some(&e);
+            while let Some(s) = source {
+                if s.to_string().contains("length limit") {
+                    return too_large(app.max_body);
+                }
+                source = s.source();
+            }
+            HttpError::bad_request("bad_body", format!("the body broke off: {e}"))
+        })?;
+    match bytes.iter().find(|b| !b.is_ascii_whitespace()) {
+        Some(b'[') => many(&app, &bytes).await,
+        _ => one(&app, &bytes).await,
+    }
+}
+
+fn too_large(limit: usize) -> HttpError {
+    HttpError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_large",
+        format!("the body is larger than {limit} bytes; split it"),
+    )
+}
+
+async fn one(app: &App, bytes: &[u8]) -> Result<Response, HttpError> {
+    let body = serde_json::from_slice(bytes).map_err(|e| bad_json(&e))?;
+    let update = check(app, body)?;
+    let request_id = update.request_id;
+    let answer = hand_over(app, vec![update]).await?.pop();
+    let answer = answer.unwrap_or_else(lost);
+    Ok((StatusCode::OK, axum::Json(outcome(answer, request_id)?)).into_response())
+}
+
+async fn many(app: &App, bytes: &[u8]) -> Result<Response, HttpError> {
+    let elements: Vec<&RawValue> = serde_json::from_slice(bytes).map_err(|e| bad_json(&e))?;
+    if elements.len() > MAX_ARRAY {
+        return Err(HttpError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_many",
+            format!(
+                "{} updates in one array; send at most {MAX_ARRAY}",
+                elements.len()
+            ),
+        ));
+    }
+    let mut results: Vec<Option<HttpError>> = Vec::with_capacity(elements.len());
+    let mut ids = Vec::new();
+    let mut updates = Vec::new();
+    for element in elements {
+        let checked = serde_json::from_str(element.get())
+            .map_err(|e| bad_json(&e))
+            .and_then(|body| check(app, body));
+        results.push(match checked {
+            Ok(update) => {
+                ids.push(update.request_id);
+                updates.push(update);
+                None
+            }
+            Err(e) => Some(e),
+        });
+    }
+    let answers = if updates.is_empty() {
+        Ok(Vec::new())
+    } else {
+        hand_over(app, updates).await
+    };
+    let (answers, shared) = match answers {
+        Ok(answers) => (answers, None),
+        Err(failure) => (Vec::new(), Some(failure)),
+    };
+    let mut answers = answers.into_iter();
+    let mut ids = ids.into_iter();
+    let mut status = StatusCode::OK;
+    let body: Vec<serde_json::Value> = results
+        .into_iter()
+        .map(|refused| {
+            let result = match refused {
+                Some(e) => Err(e),
+                None => {
+                    let answer = match &shared {
+                        Some(failure) => Answer::Failed(failure.clone()),
+                        None => answers.next().unwrap_or_else(lost),
+                    };
+                    outcome(answer, ids.next().unwrap_or_default())
+                }
+            };
+            result.unwrap_or_else(|e| {
+                status = StatusCode::MULTI_STATUS;
+                serde_json::json!({ "error": e.body })
+            })
+        })
+        .collect();
+    Ok((status, axum::Json(body)).into_response())
+}
+
+fn bad_json(e: &serde_json::Error) -> HttpError {
+    HttpError::bad_request("bad_json", e.to_string())
+}
+
+fn check(app: &App, body: Submitted) -> Result<NewUpdate, HttpError> {
+    if body.mode == Mode::Await {
+        return Err(HttpError::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "await_not_built",
+            "mode \"await\" is not built yet; use \"background\" and watch the lanes in /v1/status",
+        ));
+    }
+    Ok(NewUpdate {
+        params: app.binder.bind(&body.statement, &body.params)?,
+        statement: body.statement,
+        request_id: body.request_id.unwrap_or_else(Uuid::new_v4),
+        mode: body.mode,
+        timeout: body.timeout_ms.map(Duration::from_millis),
+    })
+}
+
+async fn hand_over(app: &App, updates: Vec<NewUpdate>) -> Result<Vec<Answer>, Failure> {
+    let patience = updates
+        .iter()
+        .filter_map(|u| u.timeout)
+        .max()
+        .unwrap_or(ANSWER_TIMEOUT)
+        .min(ANSWER_TIMEOUT);
+    let answers = app.intake.submit(updates)?;
+    match tokio::time::timeout(patience, answers).await {
+        Ok(Ok(answers)) => Ok(answers),
+        Ok(Err(_)) => Err(Failure::Unknown("the node stopped meanwhile".to_owned())),
+        Err(_) => Err(Failure::Unknown(format!(
+            "the database did not answer within {} ms and may still commit",
+            patience.as_millis()
+        ))),
+    }
+}
+
+/// The runtime owes one answer per update.
+fn lost() -> Answer {
+    Answer::Failed(Failure::Unknown("the node gave no answer".to_owned()))
+}
+
+fn outcome(answer: Answer, request_id: Uuid) -> Result<serde_json::Value, HttpError> {
+    match answer {
+        Answer::Committed { seq } => Ok(serde_json::json!({
+            "seq": seq.0,
+            "outcome": "committed",
+            "request_id": request_id,
+        })),
+        Answer::Failed(failure) => Err(failure.into()),
+    }
+}
