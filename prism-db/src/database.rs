@@ -130,6 +130,19 @@ pub enum ApplyReport {
     },
 }
 
+impl ApplyReport {
+    /// Nothing had to be done.
+    #[must_use]
+    pub const fn at(position: Position) -> Self {
+        Self::Done {
+            position,
+            executed: 0,
+            skipped: 0,
+            drift: Vec::new(),
+        }
+    }
+}
+
 /// A row of `prism.lane`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneRow {

@@ -5,13 +5,16 @@
 //! dependency, dead letters) is written once above it: [`submit`], [`apply`], [`direct`].
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod catalogue;
 mod chain;
 mod database;
+pub mod direct;
 mod error;
 mod open;
 mod postgres;
 mod sqlite;
+pub mod submit;
 #[cfg(unix)]
 pub mod throwaway;
 mod timestamp;

@@ -59,11 +59,7 @@ pub struct Migrated {
 /// [`DbError::Unreachable`] if the address itself is unusable.
 pub fn open(url: &DatabaseUrl, options: OpenOptions) -> Result<Box<dyn Database>, DbError> {
     match url {
-        DatabaseUrl::Sqlite(path) => Err(DbError::Unreachable(format!(
-            "{} {:?}",
-            path.display(),
-            options.lock_timeout
-        ))),
+        DatabaseUrl::Sqlite(path) => Ok(Box::new(crate::sqlite::Sqlite::new(path, options))),
         DatabaseUrl::Postgres(url) => crate::postgres::open(url, options),
     }
 }
