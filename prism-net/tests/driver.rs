@@ -31,7 +31,10 @@ fn sessions_stand(a: &Node, b: &Node) {
 fn converges(from: &Node, to: &Node) {
     let (sent, stream) = (from.database().outbox.clone(), usize::from(from.region.0));
     to.wait("all updates", |db| db.applied[stream].len() >= sent.len());
-    assert!(to.database().applied[stream] == sent, "not the same updates");
+    assert!(
+        to.database().applied[stream] == sent,
+        "not the same updates"
+    );
     let last = sent.len() as u64;
     from.wait("all acknowledgements", |db| {
         db.acked[usize::from(to.region.0)].seq.0 == last
@@ -58,7 +61,10 @@ fn every_update_is_applied_once_and_in_order_both_ways() {
 #[test]
 fn updates_of_every_size_arrive() {
     let (a, b, _) = pair();
-    for (n, len) in [10, 1100, 1199, 1200, 1201, 5000, 70_000, 256 << 10, 11].iter().enumerate() {
+    for (n, len) in [10, 1100, 1199, 1200, 1201, 5000, 70_000, 256 << 10, 11]
+        .iter()
+        .enumerate()
+    {
         a.commit([update(0, n as u64, *len)]);
     }
     converges(&a, &b);
@@ -187,7 +193,10 @@ fn an_idle_node_sleeps() {
     a.wait("figures", |db| db.snapshot.is_some());
     let last = a.snapshot();
     let (slept, called) = (last.polls - first.polls, last.syscalls - first.syscalls);
-    assert!((1..200).contains(&slept), "slept {slept} times in two seconds");
+    assert!(
+        (1..200).contains(&slept),
+        "slept {slept} times in two seconds"
+    );
     assert!(called < 400, "{called} system calls in two idle seconds");
 }
 
@@ -199,7 +208,10 @@ fn commands_beyond_the_queue_are_given_back_and_answers_wait() {
     assert!(handle.try_send(Command::Snapshot).is_ok());
     assert!(handle.try_send(Command::Snapshot).is_ok());
     let full = handle.try_send(Command::Stop);
-    assert!(matches!(full, Err(prism_net::Full(Command::Stop))), "{full:?}");
+    assert!(
+        matches!(full, Err(prism_net::Full(Command::Stop))),
+        "{full:?}"
+    );
     let blocked = std::thread::spawn({
         let handle = handle.clone();
         move || handle.send(Command::Stop)
@@ -207,7 +219,12 @@ fn commands_beyond_the_queue_are_given_back_and_answers_wait() {
     let (jobs, todo) = std::sync::mpsc::channel();
     driver.run(&mut common::Calls(jobs)).expect("the loop");
     blocked.join().expect("it came through");
-    assert!(todo.iter().filter(|job| matches!(job, common::Job::Snapshot(_))).count() >= 2);
+    assert!(
+        todo.iter()
+            .filter(|job| matches!(job, common::Job::Snapshot(_)))
+            .count()
+            >= 2
+    );
     assert!(handle.is_closed());
     handle.send(Command::Snapshot);
     assert!(handle.try_send(Command::Snapshot).is_err());
@@ -216,13 +233,21 @@ fn commands_beyond_the_queue_are_given_back_and_answers_wait() {
 #[test]
 fn only_loopback_until_packets_are_encrypted() {
     let at = free_addresses(2);
-    for bind in ["0.0.0.0:0", "192.0.2.1:7101", "[::]:0", "[::ffff:192.0.2.1]:1"] {
+    for bind in [
+        "0.0.0.0:0",
+        "192.0.2.1:7101",
+        "[::]:0",
+        "[::ffff:192.0.2.1]:1",
+    ] {
         let endpoint = Endpoint::new(&config(0, &at, 1)).expect("a good configuration");
         let error = Driver::bind(endpoint, bind.parse().expect("an address"), 8)
             .expect_err("it must be refused");
         assert!(matches!(error, BindError::NotLoopback(_)), "{error:?}");
         let text = error.to_string();
-        assert!(text.contains("not encrypted") && text.contains("127.0.0.1"), "{text}");
+        assert!(
+            text.contains("not encrypted") && text.contains("127.0.0.1"),
+            "{text}"
+        );
     }
     let endpoint = Endpoint::new(&config(0, &at, 1)).expect("a good configuration");
     assert!(Driver::bind(endpoint, "[::1]:0".parse().expect("an address"), 8).is_ok());

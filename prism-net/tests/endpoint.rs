@@ -137,7 +137,11 @@ impl World {
             _ => 1,
         };
         for _ in 0..copies {
-            let late = if self.dice() < self.wire.delayed { 7 } else { 2 };
+            let late = if self.dice() < self.wire.delayed {
+                7
+            } else {
+                2
+            };
             let arrival = self.now.after(Duration::from_millis(late));
             self.sent += 1;
             let packet = (receiver, addresses()[from], datagram.to_vec());
@@ -147,7 +151,9 @@ impl World {
 
     /// The next thing that happens.
     fn step(&mut self) {
-        let wake = (self.sides.iter().map(|side| side.wake)).min().expect("two");
+        let wake = (self.sides.iter().map(|side| side.wake))
+            .min()
+            .expect("two");
         match self.flying.first_key_value() {
             Some((&(arrival, number), _)) if arrival <= wake => {
                 self.now = self.now.max(arrival);
@@ -191,7 +197,10 @@ impl World {
         }
         for (from, to) in [(0, 1), (1, 0)] {
             let (from_db, to_db) = (&self.sides[from].database, &self.sides[to].database);
-            assert!(from_db.outbox == to_db.applied[from], "not the same updates");
+            assert!(
+                from_db.outbox == to_db.applied[from],
+                "not the same updates"
+            );
         }
     }
 }

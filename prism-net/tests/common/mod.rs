@@ -84,9 +84,9 @@ pub struct Database {
 }
 
 fn tag(bytes: &[u8]) -> Tag {
-    Tag(bytes.iter().fold(1, |h, &b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    }))
+    Tag(bytes
+        .iter()
+        .fold(1, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)))
 }
 
 impl Database {
@@ -323,9 +323,8 @@ impl Node {
             if condition(&database) {
                 return;
             }
-            let seen = (Clock::now() >= end).then(|| {
-                format!("{:?}\n{:?}", database.notices, database.snapshot)
-            });
+            let seen = (Clock::now() >= end)
+                .then(|| format!("{:?}\n{:?}", database.notices, database.snapshot));
             drop(database);
             if let Some(seen) = seen {
                 panic!("waited in vain for: {what}\n{seen}");
@@ -350,7 +349,10 @@ impl Node {
             if condition(&figures) {
                 return;
             }
-            assert!(Clock::now() < end, "waited in vain for: {what}\n{figures:?}");
+            assert!(
+                Clock::now() < end,
+                "waited in vain for: {what}\n{figures:?}"
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
