@@ -28,6 +28,7 @@ pub use database::{
 };
 pub use error::{DbError, ErrorClass};
 pub use open::{Migrated, OpenOptions, migrate, open};
+pub use postgres::abandoned_connections;
 pub use update::{Digest, Hlc, MAX_UPDATE, Update, UpdateError};
 pub use url::{DatabaseUrl, UrlError};
 pub use value::{ParamType, Value, ValueError};

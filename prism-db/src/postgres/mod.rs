@@ -1,20 +1,294 @@
-//! PostgreSQL: being built.
+//! PostgreSQL: an ordinary role on an ordinary server, 13 or newer.
 
-use crate::catalogue::Catalogue;
-use crate::{Database, DbError, Migrated, OpenOptions, Topology};
+mod apply;
+mod fault;
+mod functions;
+mod lane;
+mod link;
+mod migrate;
+mod old;
+mod outbox;
+mod params;
+mod session;
+mod submit;
 
-const MISSING: &str = "the PostgreSQL backend is not part of this build yet";
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres::Config;
+use prism_proto::{Epoch, Position, RegionKey, Seq, Tag, Verdict};
+
+use crate::{
+    ApplyReport, ApplyRequest, Committed, Database, DbError, Hlc, LaneRow, OpenOptions, RegionRow,
+    RejectedRow, Submission,
+};
+use fault::Fault;
+pub use link::abandoned_connections;
+use link::{Abandoned, Gate, Late, Link};
+pub(crate) use migrate::migrate;
+use session::{Backend, Deadlines, Session, Statements, column};
+
+/// What the server's own timeout is given to speak first.
+const SLACK: Duration = Duration::from_millis(500);
 
 /// A lazy connection.
-pub(crate) fn open(_url: &str, _options: OpenOptions) -> Result<Box<dyn Database>, DbError> {
-    Err(DbError::Unreachable(MISSING.to_owned()))
+pub(crate) fn open(url: &str, options: OpenOptions) -> Result<Box<dyn Database>, DbError> {
+    let deadlines = Deadlines {
+        connect: options.connect_timeout,
+        statement: options.statement_timeout,
+        lock: options.lock_timeout,
+    };
+    let peers = options
+        .topology
+        .regions
+        .iter()
+        .filter(|(name, _)| *name != options.topology.region)
+        .map(|(name, key)| (*key, name.clone()))
+        .collect();
+    Ok(Box::new(PgDatabase {
+        config: session::config(url, deadlines)?,
+        deadlines,
+        options,
+        peers,
+        link: None,
+        statements: Arc::default(),
+        abandoned: Arc::default(),
+        left_behind: None,
+    }))
 }
 
-/// Creates or upgrades the schema.
-pub(crate) fn migrate(
-    _url: &str,
-    _topology: &Topology,
-    _catalogue: &Catalogue,
-) -> Result<Migrated, DbError> {
-    Err(DbError::Unreachable(MISSING.to_owned()))
+/// One connection, made when it is needed.
+pub(super) struct PgDatabase {
+    config: Config,
+    deadlines: Deadlines,
+    options: OpenOptions,
+    peers: HashMap<RegionKey, String>,
+    link: Option<Link>,
+    statements: Arc<Statements>,
+    abandoned: Arc<Abandoned>,
+    /// Server process of a connection that was abandoned: it may hold locks.
+    left_behind: Option<Backend>,
+}
+
+impl PgDatabase {
+    /// Runs `f` on the connection, which is made first if there is none. `f` is run again on a new
+    /// connection where the old one was found dead before anything was sent.
+    fn call<R: Send + 'static>(
+        &mut self,
+        f: impl Fn(&mut Session, &Gate) -> Result<R, Fault> + Send + Sync + 'static,
+    ) -> Result<R, DbError> {
+        let f = Arc::new(f);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let deadline = self.deadlines.statement + SLACK;
+            let link = self.connected()?;
+            let f = Arc::clone(&f);
+            let result = link.run(deadline, move |session, gate| {
+                session.check()?;
+                f(session, gate)
+            });
+            let error = match result {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(Fault::Db(error))) => {
+                    if matches!(error, DbError::Unreachable(_) | DbError::Ambiguous(_)) {
+                        self.link = None;
+                    }
+                    return Err(error);
+                }
+                Ok(Err(Fault::Stale)) => {
+                    DbError::Unreachable("the server closed the connection".to_owned())
+                }
+                Ok(Err(Fault::Replan(error))) => error,
+                Err(late) => {
+                    self.left_behind = self.link.take().map(|link| link.backend);
+                    return Err(match late {
+                        Late::Nothing(text) => DbError::Unreachable(text),
+                        Late::Committing(text) => DbError::Ambiguous(text),
+                    });
+                }
+            };
+            self.link = None;
+            if attempt == 2 {
+                return Err(error);
+            }
+        }
+    }
+
+    fn connected(&mut self) -> Result<&Link, DbError> {
+        if self.link.is_none() {
+            let (config, deadlines) = (self.config.clone(), self.deadlines);
+            let region = self.options.topology.region.clone();
+            let left_behind = self.left_behind.clone();
+            let (link, statements) = Link::open(deadlines.connect, &self.abandoned, move || {
+                let mut session = Session::connect(&config, deadlines)?;
+                if let Some(backend) = left_behind {
+                    session.terminate(&backend);
+                }
+                session.check_schema(&region)?;
+                let statements = session.statements()?;
+                Ok((session, statements))
+            })?;
+            self.left_behind = None;
+            self.statements = Arc::new(statements);
+            self.link = Some(link);
+        }
+        self.link
+            .as_ref()
+            .ok_or_else(|| DbError::Unreachable("no connection".to_owned()))
+    }
+
+    /// A migration may have added versions since we connected.
+    fn reload_statements(&mut self) -> Result<(), DbError> {
+        self.statements = Arc::new(self.call(|session, _| Ok(session.statements()?))?);
+        Ok(())
+    }
+
+    /// Name of the statement, for errors.
+    fn named(&self, digest: &crate::Digest, message: &str) -> String {
+        match self.statements.get(digest) {
+            Some(installed) => format!("statement {}: {message}", installed.name),
+            None => message.to_owned(),
+        }
+    }
+}
+
+impl Database for PgDatabase {
+    fn region(&mut self) -> Result<RegionRow, DbError> {
+        self.call(|session, _| read_region(session))
+    }
+
+    fn submit(&mut self, batch: &[Submission]) -> Result<Vec<Committed>, DbError> {
+        self.submit_batch(batch)
+    }
+
+    fn position(&mut self, stream: &str) -> Result<Position, DbError> {
+        let stream = stream.to_owned();
+        self.call(move |session, _| {
+            let rows = session.query(
+                "SELECT epoch, applied, tag FROM prism.watermark WHERE stream = $1",
+                &[&stream],
+            )?;
+            Ok(match rows.first() {
+                Some(row) => position(row, 0)?,
+                None => Position::default(),
+            })
+        })
+    }
+
+    fn positions(&mut self) -> Result<Vec<(String, Position)>, DbError> {
+        self.call(|session, _| {
+            let rows = session.query(
+                "SELECT stream, epoch, applied, tag FROM prism.watermark ORDER BY stream",
+                &[],
+            )?;
+            rows.iter()
+                .map(|row| Ok((column(row, 0)?, position(row, 1)?)))
+                .collect()
+        })
+    }
+
+    fn apply(&mut self, request: &ApplyRequest<'_>) -> Result<ApplyReport, DbError> {
+        self.apply_request(request)
+    }
+
+    fn outbox_read(
+        &mut self,
+        from: Seq,
+        to: Seq,
+        max_bytes: usize,
+        sink: &mut dyn FnMut(Seq, &[u8]),
+    ) -> Result<Seq, DbError> {
+        self.read_outbox(from, to, max_bytes, sink)
+    }
+
+    fn outbox_find(&mut self, request_id: &[u8; 16]) -> Result<Option<Committed>, DbError> {
+        self.find_in_outbox(*request_id)
+    }
+
+    fn outbox_verify(&mut self, position: Position) -> Result<Verdict, DbError> {
+        self.verify_position(position)
+    }
+
+    fn lanes(&mut self) -> Result<Vec<LaneRow>, DbError> {
+        self.call(|session, _| lane::all(session))
+    }
+
+    fn lane_lease(&mut self, peer: &str, node: &str, ttl: Duration) -> Result<LaneRow, DbError> {
+        let (peer, node) = (peer.to_owned(), node.to_owned());
+        self.call(move |session, _| lane::lease(session, &peer, &node, ttl))
+    }
+
+    fn lane_release(&mut self, peer: &str, node: &str) -> Result<(), DbError> {
+        let (peer, node) = (peer.to_owned(), node.to_owned());
+        self.call(move |session, _| lane::release(session, &peer, &node))
+    }
+
+    fn lane_acked(&mut self, peer: &str, position: Position) -> Result<(), DbError> {
+        let peer = peer.to_owned();
+        self.call(move |session, _| lane::acked(session, &peer, position))
+    }
+
+    fn outbox_trim(&mut self, retention: Duration, limit: u32) -> Result<u64, DbError> {
+        self.trim_outbox(retention, limit)
+    }
+
+    fn rejected_count(&mut self) -> Result<u64, DbError> {
+        self.call(|session, _| {
+            let rows = session.query(
+                "SELECT count(*) FROM prism.rejected WHERE resolution IS NULL",
+                &[],
+            )?;
+            let count: i64 = rows.first().map_or(Ok(0), |row| column(row, 0))?;
+            Ok(count.cast_unsigned())
+        })
+    }
+
+    fn rejected(&mut self, limit: u32) -> Result<Vec<RejectedRow>, DbError> {
+        self.call(move |session, _| apply::rejected(session, limit))
+    }
+
+    fn hlc(&mut self) -> Result<Hlc, DbError> {
+        self.call(|session, _| {
+            let rows = session.query(
+                "SELECT greatest((SELECT max(hlc) FROM prism.region),
+                                 (SELECT max(hlc) FROM prism.watermark),
+                                 (extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16)",
+                &[],
+            )?;
+            let hlc: i64 = rows.first().map_or(Ok(0), |row| column(row, 0))?;
+            Ok(Hlc(hlc.cast_unsigned()))
+        })
+    }
+}
+
+fn read_region(session: &mut Session) -> Result<RegionRow, Fault> {
+    let rows = session.query(
+        "SELECT name, epoch, next_seq, last_tag FROM prism.region",
+        &[],
+    )?;
+    let row = rows.first().ok_or_else(|| {
+        DbError::Schema("the table prism.region is empty; run `prism migrate`".to_owned())
+    })?;
+    Ok(RegionRow {
+        name: column(row, 0)?,
+        epoch: Epoch(unsigned(row, 1)?),
+        next_seq: Seq(unsigned(row, 2)?),
+        last_tag: Tag(unsigned(row, 3)?),
+    })
+}
+
+/// A number that is unsigned in Prism: same bits.
+fn unsigned(row: &postgres::Row, index: usize) -> Result<u64, DbError> {
+    column::<i64>(row, index).map(i64::cast_unsigned)
+}
+
+/// Three columns from `first` on: epoch, seq, tag.
+fn position(row: &postgres::Row, first: usize) -> Result<Position, DbError> {
+    Ok(Position {
+        epoch: Epoch(unsigned(row, first)?),
+        seq: Seq(unsigned(row, first + 1)?),
+        tag: Tag(unsigned(row, first + 2)?),
+    })
 }

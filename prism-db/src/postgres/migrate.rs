@@ -1,0 +1,241 @@
+//! The schema `prism`: numbered SQL files, then the rows and functions that follow from the
+//! configuration, all in one transaction.
+//!
+//! The role needs CREATE on the database, which its owner has, and nothing else. Where another role
+//! runs the nodes, the owner grants it USAGE on the schema and SELECT, INSERT, UPDATE, DELETE on its
+//! tables (functions may be executed by everybody and run with the caller's rights).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prism_proto::RegionKey;
+
+use super::fault::{Fault, plain};
+use super::functions::{self, Branch};
+use super::link::Link;
+use super::read_region;
+use super::session::{self, Deadlines, Session, check_name, column, too_new};
+use crate::catalogue::{Catalogue, Statement};
+use crate::{DbError, Migrated, ParamType, Topology, chain};
+
+/// In order; the number is the version that the file leads to.
+const FILES: [&str; 1] = [include_str!("migrations/0001_ledger.sql")];
+
+/// Version of the schema that this program works with.
+pub(super) const VERSION: i32 = FILES.len() as i32;
+
+/// Any number that nobody else uses: two migrations at once go one after the other.
+const LOCK: i64 = 0x7072_6973_6d00_0001;
+
+const DEADLINES: Deadlines = Deadlines {
+    connect: Duration::from_secs(10),
+    statement: Duration::from_secs(60),
+    lock: Duration::from_secs(30),
+};
+
+/// Creates or upgrades the schema. Idempotent.
+pub(crate) fn migrate(
+    url: &str,
+    topology: &Topology,
+    catalogue: &Catalogue,
+) -> Result<Migrated, DbError> {
+    let config = session::config(url, DEADLINES)?;
+    let (link, ()) = Link::open(DEADLINES.connect, &Arc::default(), move || {
+        Ok((Session::connect(&config, DEADLINES)?, ()))
+    })?;
+    let (topology, catalogue) = (topology.clone(), catalogue.clone());
+    link.run(DEADLINES.statement * 2, move |session, _| {
+        session
+            .client
+            .batch_execute("BEGIN")
+            .map_err(|e| plain(&e))?;
+        let migrated = run(session, &topology, &catalogue)?;
+        session
+            .client
+            .batch_execute("COMMIT")
+            .map_err(|e| plain(&e))?;
+        Ok(migrated)
+    })
+    .map_err(|late| DbError::Unreachable(format!("migration: {late:?}")))?
+    .map_err(|fault| match fault {
+        Fault::Db(error) | Fault::Replan(error) => explain(error),
+        Fault::Stale => DbError::Unreachable("the server closed the connection".to_owned()),
+    })
+}
+
+fn explain(error: DbError) -> DbError {
+    let DbError::Sql {
+        class,
+        sqlstate,
+        message,
+        index,
+    } = error
+    else {
+        return error;
+    };
+    let advice = match sqlstate.as_str() {
+        "42501" => {
+            "; run the migration as the owner of the database and of the schema prism, or let the \
+             owner GRANT CREATE ON DATABASE to this role"
+        }
+        "55P03" => "; another migration, or a long transaction, holds the tables: try again",
+        _ => "",
+    };
+    DbError::Sql {
+        class,
+        sqlstate,
+        message: format!("{message}{advice}"),
+        index,
+    }
+}
+
+fn run(
+    session: &mut Session,
+    topology: &Topology,
+    catalogue: &Catalogue,
+) -> Result<Migrated, Fault> {
+    session
+        .client
+        .execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])?;
+    let from = session.schema_version()?.unwrap_or(0);
+    if from > VERSION {
+        return Err(too_new(from).into());
+    }
+    if from == 0 {
+        session
+            .client
+            .batch_execute("CREATE SCHEMA IF NOT EXISTS prism")?;
+    } else {
+        let region = read_region(session)?;
+        check_name(&region.name, &topology.region)?;
+    }
+    let done = usize::try_from(from).unwrap_or_default();
+    for file in &FILES[done..] {
+        session.client.batch_execute(file)?;
+    }
+    if from == 0 {
+        session.client.execute(
+            "INSERT INTO prism.region (name, epoch, schema_version) VALUES ($1, $2, $3)",
+            &[
+                &topology.region,
+                &chain::random_u64()?.cast_signed(),
+                &VERSION,
+            ],
+        )?;
+    } else if from < VERSION {
+        session
+            .client
+            .execute("UPDATE prism.region SET schema_version = $1", &[&VERSION])?;
+    }
+    session.client.batch_execute(include_str!("role.sql"))?;
+    let added_regions = add_regions(session, topology)?;
+    let added_statements = add_statements(session, catalogue)?;
+    session
+        .client
+        .batch_execute(include_str!("functions.sql"))?;
+    let dispatcher = functions::dispatcher(&mut branches(session)?);
+    session.client.batch_execute(&dispatcher)?;
+    Ok(Migrated {
+        region: read_region(session)?,
+        from_version: from.cast_unsigned(),
+        to_version: VERSION.cast_unsigned(),
+        added_regions,
+        added_statements,
+    })
+}
+
+/// A region that is no longer configured keeps its rows.
+fn add_regions(session: &mut Session, topology: &Topology) -> Result<Vec<String>, Fault> {
+    let mut added = Vec::new();
+    for (name, key) in topology.regions.iter() {
+        if *name == topology.region {
+            continue;
+        }
+        let key: &RegionKey = key;
+        let new = session.client.execute(
+            "INSERT INTO prism.watermark (stream, key) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            &[name, &i64::from(key.0)],
+        )?;
+        session.client.execute(
+            "INSERT INTO prism.lane (peer) VALUES ($1) ON CONFLICT DO NOTHING",
+            &[name],
+        )?;
+        if new > 0 {
+            added.push(name.clone());
+        }
+    }
+    Ok(added)
+}
+
+/// The versions that the table does not know yet, and their functions.
+fn add_statements(session: &mut Session, catalogue: &Catalogue) -> Result<Vec<String>, Fault> {
+    let mut added = Vec::new();
+    for statement in catalogue.iter() {
+        let names: Vec<&str> = statement.params().iter().map(|ty| ty.name()).collect();
+        let row = session.client.query_opt(
+            "INSERT INTO prism.statement (digest, name, definition, params, old_columns)
+             SELECT $1, $2, $3, $4, $5
+             WHERE NOT EXISTS (SELECT FROM prism.statement WHERE digest = $1) RETURNING id",
+            &[
+                &statement.digest().0.as_slice(),
+                &statement.name(),
+                &statement.definition(),
+                &names,
+                &old_columns(statement),
+            ],
+        )?;
+        if let Some(row) = row {
+            added.push(statement.name().to_owned());
+            create_function(session, column(&row, 0)?, statement)?;
+        }
+    }
+    Ok(added)
+}
+
+fn old_columns(statement: &Statement) -> i32 {
+    if statement.old().is_none() {
+        return 0;
+    }
+    i32::try_from(statement.old_columns()).unwrap_or(i32::MAX)
+}
+
+fn create_function(session: &mut Session, id: i32, statement: &Statement) -> Result<(), Fault> {
+    let text = functions::statement(id, statement);
+    session.client.batch_execute(&text).map_err(|error| {
+        Fault::Db(match plain(&error) {
+            DbError::Sql {
+                class,
+                sqlstate,
+                message,
+                index,
+            } => DbError::Sql {
+                class,
+                sqlstate,
+                message: format!("statement {}: {message}", statement.name()),
+                index,
+            },
+            other => other,
+        })
+    })
+}
+
+fn branches(session: &mut Session) -> Result<Vec<Branch>, Fault> {
+    let rows = session
+        .client
+        .query("SELECT id, params, old_columns FROM prism.statement", &[])?;
+    let mut branches = Vec::new();
+    for row in rows {
+        let names: Vec<String> = column(&row, 1)?;
+        // A type of a newer version: that version's own migration wrote the dispatcher, and refuses
+        // this one by the schema's version.
+        let Some(params) = names.iter().map(|n| ParamType::parse(n)).collect() else {
+            continue;
+        };
+        branches.push(Branch {
+            id: column(&row, 0)?,
+            params,
+            has_old: column::<i32>(&row, 2)? > 0,
+        });
+    }
+    Ok(branches)
+}

@@ -1,0 +1,427 @@
+//! A connection that is known to behave: its settings are set and then asserted, the schema is the
+//! right one.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use postgres::config::SslMode;
+use postgres::types::ToSql;
+use postgres::{Client, Config, NoTls, Row, Statement};
+
+use super::fault::{Fault, plain};
+use super::migrate::VERSION;
+use crate::{DbError, Digest, ParamType};
+
+/// PostgreSQL 13: `xid8` and `pg_current_xact_id`.
+const OLDEST_SERVER: i32 = 130_000;
+
+/// Deadlines of a session.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadlines {
+    pub connect: Duration,
+    pub statement: Duration,
+    pub lock: Duration,
+}
+
+/// A version of a statement, as the database's migration knows it.
+#[derive(Debug, Clone)]
+pub(super) struct Installed {
+    pub id: i32,
+    pub name: String,
+    pub params: Vec<ParamType>,
+    pub old_columns: usize,
+}
+
+/// All versions that the dispatcher knows.
+#[derive(Debug, Default)]
+pub(super) struct Statements {
+    by_digest: HashMap<Digest, Installed>,
+    by_id: HashMap<i32, Digest>,
+}
+
+impl Statements {
+    pub fn get(&self, digest: &Digest) -> Option<&Installed> {
+        self.by_digest.get(digest)
+    }
+
+    pub fn digest(&self, id: i32) -> Option<Digest> {
+        self.by_id.get(&id).copied()
+    }
+}
+
+/// A server process, told apart from a later one with the same number.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Backend {
+    pid: i32,
+    started: Option<String>,
+}
+
+/// A client whose prepared statements live as long as it.
+pub(super) struct Session {
+    pub client: Client,
+    pub backend: Backend,
+    prepared: HashMap<&'static str, Statement>,
+}
+
+impl Session {
+    /// Connects, sets the session up and asserts that it is.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn connect(config: &Config, deadlines: Deadlines) -> Result<Self, DbError> {
+        let mut client = config.connect(NoTls).map_err(|e| match plain(&e) {
+            DbError::Unreachable(text) => DbError::Unreachable(text),
+            DbError::Sql {
+                class,
+                sqlstate,
+                message,
+                ..
+            } => DbError::Sql {
+                class,
+                sqlstate,
+                message: format!("cannot log in: {message}"),
+                index: None,
+            },
+            other => other,
+        })?;
+        set_up(&mut client, deadlines).map_err(|e| plain(&e))?;
+        let mut session = Self {
+            client,
+            backend: Backend::default(),
+            prepared: HashMap::new(),
+        };
+        session.assert_settings()?;
+        Ok(session)
+    }
+
+    /// Notices without a round trip that the server has closed the connection meanwhile.
+    ///
+    /// # Errors
+    /// [`Fault::Stale`].
+    pub fn check(&mut self) -> Result<(), Fault> {
+        use fallible_iterator::FallibleIterator as _;
+        // Polls the connection once; nobody listens, so there is nothing to lose.
+        let alive = self.client.notifications().iter().next().is_ok();
+        if alive && !self.client.is_closed() {
+            Ok(())
+        } else {
+            Err(Fault::Stale)
+        }
+    }
+
+    /// Ends a server process whose connection was abandoned and which may still hold locks. As well
+    /// as can be: a role may end its own processes, but a stopped one does not listen.
+    pub fn terminate(&mut self, backend: &Backend) {
+        let result = self.client.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE pid = $1 AND backend_start::text = $2",
+            &[&backend.pid, &backend.started],
+        );
+        if let Err(error) = result {
+            tracing::debug!(%error, "an abandoned server process could not be ended");
+        }
+    }
+
+    /// Prepares once per connection.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub fn prepared(&mut self, sql: &'static str) -> Result<Statement, postgres::Error> {
+        if let Some(statement) = self.prepared.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(sql)?;
+        self.prepared.insert(sql, statement.clone());
+        Ok(statement)
+    }
+
+    /// Rows of a prepared query.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub fn query(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, postgres::Error> {
+        let statement = self.prepared(sql)?;
+        self.client.query(&statement, params)
+    }
+
+    /// Rows that a prepared command changed.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub fn execute(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, postgres::Error> {
+        let statement = self.prepared(sql)?;
+        self.client.execute(&statement, params)
+    }
+
+    /// A connection pool in between, or a server that knows a setting only by name, must not make
+    /// commits less durable or values look different.
+    fn assert_settings(&mut self) -> Result<(), DbError> {
+        let row = self
+            .client
+            .query_one(
+                "SELECT current_setting('server_version_num')::int,
+                        current_setting('synchronous_commit') IN ('on', 'remote_apply'),
+                        current_setting('transaction_isolation'),
+                        current_setting('TimeZone'), current_setting('DateStyle'),
+                        current_setting('search_path'),
+                        current_setting('standard_conforming_strings'),
+                        current_setting('server_encoding'), pg_backend_pid(),
+                        (SELECT backend_start::text FROM pg_stat_activity
+                         WHERE pid = pg_backend_pid())",
+                &[],
+            )
+            .map_err(|e| plain(&e))?;
+        self.backend = Backend {
+            pid: column(&row, 8)?,
+            started: column(&row, 9)?,
+        };
+        let version: i32 = column(&row, 0)?;
+        if version < OLDEST_SERVER {
+            return Err(DbError::Schema(format!(
+                "the server is PostgreSQL {}; Prism needs 13 or newer",
+                version / 10_000
+            )));
+        }
+        let wrong = |name: &str, value: &str| {
+            DbError::Schema(format!(
+                "the session's {name} is {value} although it was set otherwise; connect to the \
+                 server itself, not to a pooler in transaction mode"
+            ))
+        };
+        if !column::<bool>(&row, 1)? {
+            return Err(wrong("synchronous_commit", "off"));
+        }
+        let expected = [
+            ("transaction_isolation", "read committed"),
+            ("TimeZone", "UTC"),
+            ("DateStyle", "ISO, MDY"),
+            ("search_path", SEARCH_PATH),
+            ("standard_conforming_strings", "on"),
+        ];
+        for (i, (name, value)) in expected.into_iter().enumerate() {
+            let is: String = column(&row, i + 2)?;
+            if is != value {
+                return Err(wrong(name, &is));
+            }
+        }
+        let encoding: String = column(&row, 7)?;
+        if encoding != "UTF8" {
+            return Err(DbError::Schema(format!(
+                "the database's encoding is {encoding}; Prism needs UTF8 (CREATE DATABASE ... \
+                 ENCODING 'UTF8' TEMPLATE template0)"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Checks that the schema is there, has our version and belongs to `region`.
+    ///
+    /// # Errors
+    /// [`DbError::Schema`] with what to do.
+    pub fn check_schema(&mut self, region: &str) -> Result<(), DbError> {
+        let Some(found) = self.schema_version()? else {
+            return Err(DbError::Schema(format!(
+                "the database of {region} has no schema prism; run `prism migrate` for it"
+            )));
+        };
+        check_version(found)?;
+        let row = self
+            .client
+            .query_opt("SELECT name FROM prism.region", &[])
+            .map_err(|e| plain(&e))?;
+        let Some(row) = row else {
+            return Err(DbError::Schema(format!(
+                "the ledger in the database of {region} is empty; run `prism migrate` for it"
+            )));
+        };
+        let name: String = column(&row, 0)?;
+        check_name(&name, region)
+    }
+
+    /// `None`: no schema.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn schema_version(&mut self) -> Result<Option<i32>, DbError> {
+        let exists = self
+            .client
+            .query_one(
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
+                                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                                WHERE n.nspname = 'prism' AND c.relname = 'region')",
+                &[],
+            )
+            .map_err(|e| plain(&e))?;
+        if !column::<bool>(&exists, 0)? {
+            return Ok(None);
+        }
+        let row = self
+            .client
+            .query_opt("SELECT schema_version FROM prism.region", &[])
+            .map_err(|e| grants(plain(&e)))?;
+        row.map_or(Ok(Some(0)), |row| column(&row, 0).map(Some))
+    }
+
+    /// What the dispatcher knows.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn statements(&mut self) -> Result<Statements, DbError> {
+        let rows = self
+            .client
+            .query(
+                "SELECT id, digest, name, params, old_columns FROM prism.statement",
+                &[],
+            )
+            .map_err(|e| grants(plain(&e)))?;
+        let mut statements = Statements::default();
+        for row in rows {
+            let id = column(&row, 0)?;
+            let digest = digest(column(&row, 1)?)?;
+            let names: Vec<String> = column(&row, 3)?;
+            let params = names.iter().map(|n| ParamType::parse(n)).collect();
+            let Some(params) = params else {
+                // A newer version's type: as good as unknown.
+                continue;
+            };
+            let installed = Installed {
+                id,
+                name: column(&row, 2)?,
+                params,
+                old_columns: usize::try_from(column::<i32>(&row, 4)?).unwrap_or_default(),
+            };
+            statements.by_id.insert(id, digest);
+            statements.by_digest.insert(digest, installed);
+        }
+        Ok(statements)
+    }
+}
+
+const SEARCH_PATH: &str = "public, pg_temp";
+
+fn set_up(client: &mut Client, deadlines: Deadlines) -> Result<(), postgres::Error> {
+    let (statement, lock) = (deadlines.statement.as_millis(), deadlines.lock.as_millis());
+    // Between the statements of one call there is only our own computing. `remote_apply` is
+    // stronger than `on` and stays.
+    client.batch_execute(&format!(
+        "SET statement_timeout = {statement};
+         SET lock_timeout = {lock};
+         SET idle_in_transaction_session_timeout = {statement};
+         SELECT set_config('synchronous_commit',
+             CASE current_setting('synchronous_commit')
+                 WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false);
+         SET default_transaction_isolation = 'read committed';
+         SET TimeZone = 'UTC';
+         SET DateStyle = 'ISO, MDY';
+         SET IntervalStyle = 'postgres';
+         SET bytea_output = 'hex';
+         SET extra_float_digits = 1;
+         SET search_path = {SEARCH_PATH};
+         SET standard_conforming_strings = on;"
+    ))
+}
+
+/// # Errors
+/// [`DbError::Schema`] with what to do.
+pub(super) fn check_version(found: i32) -> Result<(), DbError> {
+    match found.cmp(&VERSION) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Less => Err(DbError::Schema(format!(
+            "the schema prism has version {found}, this program needs {VERSION}; run `prism migrate`"
+        ))),
+        std::cmp::Ordering::Greater => Err(too_new(found)),
+    }
+}
+
+pub(super) fn too_new(found: i32) -> DbError {
+    DbError::Schema(format!(
+        "the schema prism has version {found}, newer than this program's {VERSION}; upgrade this \
+         program"
+    ))
+}
+
+/// # Errors
+/// [`DbError::Schema`] with what to do.
+pub(super) fn check_name(found: &str, expected: &str) -> Result<(), DbError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(DbError::Schema(format!(
+        "the database belongs to region {found}, not to {expected}; correct the database address of \
+         {expected} in prism.toml"
+    )))
+}
+
+/// An ordinary role that does not own the schema.
+fn grants(error: DbError) -> DbError {
+    match error {
+        DbError::Sql {
+            class,
+            sqlstate,
+            message,
+            index,
+        } if sqlstate == "42501" => DbError::Sql {
+            class,
+            sqlstate,
+            message: format!(
+                "{message}; let the role that ran `prism migrate` GRANT USAGE ON SCHEMA prism, and \
+                 SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA prism to this one"
+            ),
+            index,
+        },
+        other => other,
+    }
+}
+
+/// A column of a row of our own tables.
+///
+/// # Errors
+/// If somebody has changed the tables.
+pub(super) fn column<'a, T: postgres::types::FromSql<'a>>(
+    row: &'a Row,
+    index: usize,
+) -> Result<T, DbError> {
+    row.try_get(index).map_err(|e| plain(&e))
+}
+
+pub(super) fn digest(bytes: &[u8]) -> Result<Digest, DbError> {
+    bytes.try_into().map(Digest).map_err(|_| {
+        DbError::Schema("a statement's digest in the schema prism is damaged".to_owned())
+    })
+}
+
+/// Reads the address, sets what keeps a dead connection from lasting.
+///
+/// # Errors
+/// `Unreachable` if the address is unusable.
+pub(super) fn config(url: &str, deadlines: Deadlines) -> Result<Config, DbError> {
+    let mut config: Config = url.parse().map_err(|e: postgres::Error| {
+        let why = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
+        DbError::Unreachable(format!("the database address cannot be read: {why}"))
+    })?;
+    if !matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
+        return Err(DbError::Unreachable(
+            "TLS to the database is not supported yet; use sslmode=disable or prefer, over a private \
+             network"
+                .to_owned(),
+        ));
+    }
+    config
+        .connect_timeout(deadlines.connect)
+        .tcp_user_timeout(deadlines.statement)
+        .keepalives_idle(Duration::from_secs(15))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3);
+    if config.get_application_name().is_none() {
+        config.application_name("prism");
+    }
+    Ok(config)
+}
