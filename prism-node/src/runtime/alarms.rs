@@ -1,0 +1,111 @@
+//! What is wrong now. An alarm is raised and cleared by whoever knows best; every raise and clear
+//! is one log line.
+
+use std::collections::BTreeMap;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::status::Alarm;
+
+/// Stable names of alarms.
+pub(crate) mod name {
+    /// A lane has exhausted its ladder.
+    pub(crate) const PARKED: &str = "parked";
+    /// A stream waits for an operator at this region.
+    pub(crate) const STREAM_PARKED: &str = "stream-parked";
+    /// A stream waits for another stream.
+    pub(crate) const DEPENDENCY: &str = "dependency";
+    /// A transient error that does not go away.
+    pub(crate) const STUCK: &str = "stuck";
+    /// Two databases disagree about a stream's history.
+    pub(crate) const FORK: &str = "fork";
+    /// A region needs updates that are no longer in the outbox.
+    pub(crate) const STALE: &str = "stale";
+    /// A peer's node says that its apply waits.
+    pub(crate) const PEER_WAITING: &str = "peer-waiting";
+    /// An update affected another number of rows here than at its origin.
+    pub(crate) const DRIFT: &str = "drift";
+    /// Dead letters that nobody has resolved.
+    pub(crate) const REJECTED: &str = "rejected";
+    /// The direct path into a peer's database needs an operator.
+    pub(crate) const DIRECT: &str = "direct";
+    /// The own database cannot be used.
+    pub(crate) const DATABASE: &str = "database";
+    /// A part of this node has stopped.
+    pub(crate) const WORKER: &str = "worker-died";
+}
+
+/// All alarms of a node, by name and what they are about.
+#[derive(Debug, Default)]
+pub(crate) struct Alarms {
+    active: BTreeMap<(&'static str, String), Alarm>,
+}
+
+impl Alarms {
+    /// Raises an alarm, or renews the words of one that stands (its `since` stays).
+    pub(crate) fn raise(
+        &mut self,
+        name: &'static str,
+        subject: &str,
+        detail: String,
+        remedy: &str,
+    ) {
+        let key = (name, subject.to_owned());
+        if let Some(alarm) = self.active.get_mut(&key) {
+            alarm.detail = detail;
+            return;
+        }
+        tracing::warn!(alarm = name, subject, remedy, "alarm raised: {detail}");
+        self.active.insert(
+            key,
+            Alarm {
+                name: name.to_owned(),
+                since: now(),
+                detail,
+                remedy: remedy.to_owned(),
+            },
+        );
+    }
+
+    /// Clears an alarm if it stands.
+    pub(crate) fn clear(&mut self, name: &'static str, subject: &str) {
+        if self.active.remove(&(name, subject.to_owned())).is_some() {
+            tracing::info!(alarm = name, subject, "alarm cleared");
+        }
+    }
+
+    /// For status.
+    pub(crate) fn list(&self) -> Vec<Alarm> {
+        self.active.values().cloned().collect()
+    }
+}
+
+/// RFC 3339, whole seconds, UTC.
+fn now() -> String {
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0);
+    // Formatting fails for years above 9999 only.
+    now.ok()
+        .and_then(|now| now.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_keeps_its_beginning_while_its_words_change() {
+        let mut alarms = Alarms::default();
+        alarms.raise(name::STUCK, "EU", "seq 1".into(), "look");
+        let since = alarms.list()[0].since.clone();
+        alarms.raise(name::STUCK, "EU", "seq 2".into(), "look");
+        alarms.raise(name::STUCK, "AS", "seq 9".into(), "look");
+        let list = alarms.list();
+        assert_eq!(list.len(), 2);
+        let eu = list.iter().find(|a| a.detail == "seq 2").expect("renewed");
+        assert_eq!(eu.since, since);
+        alarms.clear(name::STUCK, "EU");
+        assert_eq!(alarms.list().len(), 1);
+    }
+}

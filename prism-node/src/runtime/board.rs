@@ -1,0 +1,341 @@
+//! What the node knows about itself: written by the loop and the workers, read by HTTP.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use prism_db::{LaneRow, RegionRow};
+use prism_net::Snapshot;
+use prism_proto::{ApplyCause, InletState, Position, RegionId, Seq, Target};
+
+use super::alarms::{Alarms, name};
+use super::names::Names;
+use crate::metrics;
+use crate::status;
+
+/// What one inlet has done.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct InletFigures {
+    /// Watermark.
+    pub(crate) applied: Seq,
+    /// State as the engine tells it.
+    pub(crate) state: Option<InletState>,
+    /// Why the last apply waits, for people.
+    pub(crate) waits: Option<String>,
+    /// Updates executed here.
+    pub(crate) executed: u64,
+    /// Updates that had been applied before.
+    pub(crate) skipped: u64,
+    /// Row counts that differed.
+    pub(crate) drift: u64,
+}
+
+/// Counters of the workers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counters {
+    /// Updates committed at this node.
+    pub(crate) submitted: u64,
+    /// Updates refused by the own database.
+    pub(crate) refused: u64,
+    /// Local transactions.
+    pub(crate) submit_batches: u64,
+    /// Apply transactions.
+    pub(crate) apply_batches: u64,
+    /// Failed database operations.
+    pub(crate) database_errors: u64,
+    /// Notices that found their queue full.
+    pub(crate) notices_lost: u64,
+}
+
+/// Everything behind the lock.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// The loop's figures.
+    pub(crate) snapshot: Snapshot,
+    /// Own numbering; `None` until the database was reached.
+    pub(crate) region: Option<RegionRow>,
+    /// As the database knows the lanes.
+    pub(crate) rows: Vec<LaneRow>,
+    /// Newest committed update known of.
+    pub(crate) tail: Seq,
+    /// Acknowledged per region.
+    pub(crate) acked: Vec<Seq>,
+    /// Commit time of the oldest unacknowledged update per region.
+    pub(crate) oldest: Vec<Option<SystemTime>>,
+    /// Per region.
+    pub(crate) inlets: Vec<InletFigures>,
+    /// What is wrong.
+    pub(crate) alarms: Alarms,
+    /// Unresolved dead letters.
+    pub(crate) rejected: u64,
+    /// Why updates cannot be accepted.
+    pub(crate) unready: Option<String>,
+    /// Shutting down.
+    pub(crate) draining: bool,
+    /// Figures.
+    pub(crate) counters: Counters,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Board {
+    pub(crate) names: Arc<Names>,
+    state: Mutex<State>,
+    progress: Condvar,
+}
+
+impl Board {
+    /// A board that knows nothing yet.
+    pub(crate) fn new(names: Arc<Names>) -> Self {
+        let n = names.regions.len();
+        Self {
+            state: Mutex::new(State {
+                acked: vec![Seq::ZERO; n],
+                oldest: vec![None; n],
+                inlets: vec![InletFigures::default(); n],
+                unready: Some("the database has not been reached yet".to_owned()),
+                ..State::default()
+            }),
+            names,
+            progress: Condvar::new(),
+        }
+    }
+
+    /// Changes or reads the state; hold it briefly, the loop waits for it.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Raises an alarm about this region, node or peer.
+    pub(crate) fn raise(&self, name: &'static str, subject: &str, detail: String, remedy: &str) {
+        self.lock().alarms.raise(name, subject, detail, remedy);
+    }
+
+    /// A newer tail of the own stream.
+    pub(crate) fn tail(&self, tail: Seq) {
+        let mut state = self.lock();
+        state.tail = state.tail.max(tail);
+    }
+
+    /// A peer's database has committed up to here.
+    pub(crate) fn acked(&self, peer: RegionId, seq: Seq) {
+        let mut state = self.lock();
+        if let Some(acked) = state.acked.get_mut(usize::from(peer.0)) {
+            let progress = seq > *acked;
+            *acked = (*acked).max(seq);
+            if progress {
+                clear_lane_alarms(&mut state, self.names.region(peer));
+            }
+        }
+        drop(state);
+        self.progress.notify_all();
+    }
+
+    /// New figures of the loop.
+    pub(crate) fn snapshot(&self, snapshot: &Snapshot) {
+        let mut state = self.lock();
+        state.snapshot.clone_from(snapshot);
+        for peer in self.names.peers() {
+            let Some(lane) = snapshot.lanes.get(usize::from(peer.0)) else {
+                continue;
+            };
+            let parked = matches!(lane.target, Some(Target::Parked(_)) | None);
+            if lane.held && !parked && lane.acked.seq >= lane.tail {
+                clear_lane_alarms(&mut state, self.names.region(peer));
+            }
+        }
+        drop(state);
+        self.progress.notify_all();
+    }
+
+    /// Waits until `done` says so or the deadline passes; looks again whenever something moves.
+    pub(crate) fn wait_until(&self, deadline: Instant, done: impl Fn(&State) -> bool) -> bool {
+        let mut state = self.lock();
+        loop {
+            if done(&state) {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            // Not every change notifies (an inlet's figures, for example).
+            let nap = left.min(Duration::from_millis(100));
+            state = self
+                .progress
+                .wait_timeout(state, nap)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Lanes of the region with what remains for each: `(peer, updates)`.
+    pub(crate) fn remaining(&self, state: &State) -> Vec<(String, u64)> {
+        self.names
+            .peers()
+            .filter_map(|peer| {
+                let acked = acked(state, &self.names, peer);
+                let lag = tail(state).0.saturating_sub(acked.0);
+                (lag > 0).then(|| (self.names.region(peer).to_owned(), lag))
+            })
+            .collect()
+    }
+}
+
+/// The lane gets through: nothing is wrong with it any more.
+fn clear_lane_alarms(state: &mut State, peer: &str) {
+    for name in [
+        name::PARKED,
+        name::FORK,
+        name::STALE,
+        name::PEER_WAITING,
+        name::DIRECT,
+    ] {
+        state.alarms.clear(name, &lane_subject(peer));
+    }
+}
+
+/// What an alarm about a lane is filed under (an inlet of the same region has its own).
+pub(crate) fn lane_subject(peer: &str) -> String {
+    format!("lane {peer}")
+}
+
+fn tail(state: &State) -> Seq {
+    let stored = state
+        .region
+        .as_ref()
+        .map_or(0, |r| r.next_seq.0.saturating_sub(1));
+    let engine = state.snapshot.lanes.iter().map(|l| l.tail.0).max();
+    Seq(stored.max(state.tail.0).max(engine.unwrap_or(0)))
+}
+
+/// The newest that anybody knows: engine, siblings, lane row.
+fn acked(state: &State, names: &Names, peer: RegionId) -> Seq {
+    let i = usize::from(peer.0);
+    let known = state.acked.get(i).map_or(0, |s| s.0);
+    let engine = state.snapshot.lanes.get(i).map_or(0, |l| l.acked.seq.0);
+    let name = names.region(peer);
+    let row = state.rows.iter().find(|row| row.peer == name);
+    Seq(known.max(engine).max(row.map_or(0, |r| r.acked.seq.0)))
+}
+
+fn inlet_state(inlet: &InletFigures) -> String {
+    match (&inlet.waits, inlet.state) {
+        (Some(why), _) => format!("waiting: {why}"),
+        (None, Some(InletState::Waiting(cause))) => format!("waiting: {}", cause_word(cause)),
+        (None, Some(InletState::Running)) => "running".to_owned(),
+        (None, Some(InletState::Opening)) => "opening".to_owned(),
+        (None, Some(InletState::Idle) | None) => "idle".to_owned(),
+    }
+}
+
+/// A cause in words.
+pub(crate) fn cause_word(cause: ApplyCause) -> &'static str {
+    match cause {
+        ApplyCause::Unreachable => "the database cannot be reached",
+        ApplyCause::Busy => "the database is busy",
+        ApplyCause::Dependency => "another stream's update has to come first",
+        ApplyCause::Parked => "an operator has to act",
+        ApplyCause::Forked => "the databases have forked",
+    }
+}
+
+impl status::Board for Board {
+    fn status(&self) -> status::Status {
+        let state = self.lock();
+        let names = &self.names;
+        let tail = tail(&state);
+        let lanes = names.peers().map(|peer| {
+            let i = usize::from(peer.0);
+            let stats = state.snapshot.lanes.get(i).copied().unwrap_or_default();
+            let row = state.rows.iter().find(|r| r.peer == names.region(peer));
+            let acked = acked(&state, names, peer);
+            let lag = tail.0.saturating_sub(acked.0);
+            let age = state.oldest.get(i).copied().flatten();
+            let age = age.and_then(|at| SystemTime::now().duration_since(at).ok());
+            let holder = if stats.held {
+                Some(names.my_name().to_owned())
+            } else {
+                row.and_then(|r| r.holder.clone())
+            };
+            status::Lane {
+                region: names.region(peer).to_owned(),
+                holder,
+                target: stats
+                    .held
+                    .then_some(stats.target)
+                    .flatten()
+                    .map(|t| names.target(t).to_owned()),
+                tail: tail.0,
+                acked: acked.0,
+                lag_updates: lag,
+                lag_seconds: age.filter(|_| lag > 0).map_or(0.0, |a| a.as_secs_f64()),
+                rtt_ms: (stats.rtt_us > 0).then_some(stats.rtt_us as f64 / 1e3),
+                retransmits: stats.retransmits,
+                failovers: stats.failovers,
+                direct_writes: stats.direct_writes,
+                failover_ms: stats.failover_us as f64 / 1e3,
+            }
+        });
+        let inlets = names.peers().map(|peer| {
+            let i = usize::from(peer.0);
+            let stats = state.snapshot.inlets.get(i).copied().unwrap_or_default();
+            let figures = state.inlets.get(i).cloned().unwrap_or_default();
+            status::Inlet {
+                region: names.region(peer).to_owned(),
+                applied: stats.applied.seq.0.max(figures.applied.0),
+                from: stats.from.map(|n| names.node(n).to_owned()),
+                state: inlet_state(&figures),
+                executed: figures.executed,
+                duplicates: stats.duplicates + figures.skipped,
+            }
+        });
+        status::Status {
+            node: names.my_name().to_owned(),
+            region: names.my_region().to_owned(),
+            epoch: state.region.as_ref().map_or(0, |r| r.epoch.0),
+            next_seq: tail.0 + 1,
+            lanes: lanes.collect(),
+            inlets: inlets.collect(),
+            alarms: state.alarms.list(),
+            journal: status::Journal::default(),
+            rejected: state.rejected,
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        let state = self.lock();
+        if state.draining {
+            return Err("this node is shutting down".to_owned());
+        }
+        match &state.unready {
+            Some(why) => Err(why.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let status = self.status();
+        let state = self.lock();
+        let figures = metrics::Figures {
+            counters: state.counters,
+            datagrams_received: state.snapshot.received,
+            datagrams_sent: state.snapshot.sent,
+            datagrams_dropped: state.snapshot.dropped,
+            payload_bytes: state.snapshot.payload_bytes,
+            inbox_bytes: state.snapshot.inbox_bytes,
+            sessions: state.snapshot.sessions.iter().filter(|s| **s).count() as u64,
+            drift: state.inlets.iter().map(|i| i.drift).sum(),
+            ready: state.unready.is_none() && !state.draining,
+        };
+        drop(state);
+        metrics::encode(&status, &figures)
+    }
+}
+
+/// A position as people read it.
+pub(crate) fn position_words(position: Position) -> String {
+    format!(
+        "seq {}, tag {:016x}, epoch {:016x}",
+        position.seq.0, position.tag.0, position.epoch.0
+    )
+}

@@ -1,0 +1,129 @@
+//! The direct worker of one lane: the own stream into a peer's database by SQL, the last rung that
+//! writes. Connections are opened for the first job and closed when none has come for a while.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use prism_db::Database;
+use prism_db::direct::{DirectOutcome, DirectWriter};
+use prism_net::{Command, Handle};
+use prism_proto::{DirectFailure, Event, RegionId, Seq};
+
+use super::alarms::name;
+use super::board::{Board, lane_subject};
+use super::start::StartError;
+
+/// Connections to a peer's database are not kept for nothing.
+const IDLE: Duration = Duration::from_secs(30);
+/// The engine hears of progress this often.
+const BUDGET: Duration = Duration::from_millis(500);
+
+/// What the loop asks of this worker.
+pub(super) struct DirectJob {
+    pub(super) after: Seq,
+    pub(super) upto: Seq,
+}
+
+/// Own database (the outbox) and the peer's.
+pub(super) type Connections = (Box<dyn Database>, DirectWriter);
+
+/// See the module.
+pub(super) struct DirectWorker {
+    pub(super) peer: RegionId,
+    pub(super) jobs: Receiver<DirectJob>,
+    /// Opens both databases.
+    pub(super) open: Box<dyn Fn() -> Result<Connections, StartError> + Send>,
+    pub(super) handle: Handle,
+    pub(super) board: Arc<Board>,
+}
+
+impl DirectWorker {
+    /// Until the loop is gone.
+    pub(super) fn run(self) {
+        let mut connections: Option<Connections> = None;
+        loop {
+            let job = match self.jobs.recv_timeout(IDLE) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    connections = None;
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let event = self.write(&mut connections, &job);
+            self.handle.send(Command::Event(event));
+        }
+    }
+
+    fn write(&self, connections: &mut Option<Connections>, job: &DirectJob) -> Event {
+        let peer = self.peer;
+        let lane = self.board.names.region(peer);
+        let (own, writer) = match connections {
+            Some(connections) => connections,
+            None => match (self.open)() {
+                Ok(new) => connections.insert(new),
+                Err(error) => {
+                    tracing::error!(lane, "direct SQL: {error}");
+                    return Event::DirectFailed {
+                        peer,
+                        why: DirectFailure::Parked,
+                    };
+                }
+            },
+        };
+        let outcome = writer.write(own.as_mut(), job.upto, BUDGET);
+        self.account(lane, &outcome);
+        match (outcome.position, outcome.failure) {
+            // What was committed counts; the failure is met again by the next job.
+            (Some(position), _) if position.seq > job.after => Event::DirectDone { peer, position },
+            (_, Some(error)) => Event::DirectFailed {
+                peer,
+                why: error.failure,
+            },
+            (Some(position), None) => Event::DirectDone { peer, position },
+            (None, None) => Event::DirectFailed {
+                peer,
+                why: DirectFailure::Busy,
+            },
+        }
+    }
+
+    fn account(&self, lane: &str, outcome: &DirectOutcome) {
+        for rejection in &outcome.rejected {
+            tracing::warn!(
+                lane,
+                seq = rejection.seq.0,
+                statement = rejection.statement,
+                sqlstate = rejection.sqlstate,
+                "the region's database has refused an update of this region for good, it is kept \
+                 there as a dead letter: {}",
+                rejection.message
+            );
+        }
+        let subject = lane_subject(lane);
+        let mut state = self.board.lock();
+        if let Some(last) = outcome.drift.last() {
+            let detail = format!(
+                "seq {} affected {} rows in the database of {lane}, {} at its origin",
+                last.seq.0, last.actual, last.expected
+            );
+            let remedy = "the tables of the two regions differ: compare them and mend the rows";
+            state.alarms.raise(name::DRIFT, &subject, detail, remedy);
+        }
+        match &outcome.failure {
+            Some(error) => {
+                state.counters.database_errors += 1;
+                tracing::info!(lane, "direct SQL: {error}");
+                // What passes by itself is the lane's own alarm, once it is parked.
+                if matches!(error.failure, DirectFailure::Parked | DirectFailure::Forked) {
+                    let detail = format!("direct SQL into the database of {lane}: {error}");
+                    state
+                        .alarms
+                        .raise(name::DIRECT, &subject, detail, &error.remedy);
+                }
+            }
+            None => state.alarms.clear(name::DIRECT, &subject),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The loop's side of the runtime: every call hands over to a bounded channel and returns.
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
+
+use prism_net::{Batch, Command, Handle, Host, Snapshot};
+use prism_proto::{
+    ApplyCause, DirectFailure, Epoch, Event, Notice, Position, RegionId, Seq, Verdict,
+};
+
+use super::board::Board;
+use super::direct::DirectJob;
+use super::inlet::InletJob;
+use super::outbox::{Acks, OutboxJob};
+
+/// See the module.
+pub(super) struct LoopHost {
+    /// Per region; `None` for the own one.
+    pub(super) inlets: Vec<Option<SyncSender<InletJob>>>,
+    /// Per region; `None` where direct SQL is not possible.
+    pub(super) direct: Vec<Option<SyncSender<DirectJob>>>,
+    pub(super) outbox: SyncSender<OutboxJob>,
+    pub(super) acks: Arc<Acks>,
+    pub(super) notices: SyncSender<Notice>,
+    pub(super) board: Arc<Board>,
+    pub(super) handle: Handle,
+}
+
+impl LoopHost {
+    /// The engine asks again after a failure, so a full queue delays and loses nothing. The core
+    /// has at most one request of a kind under way, so this is not expected to happen.
+    fn refuse(&self, event: Event) {
+        tracing::error!(?event, "a worker's queue is full or closed");
+        let _ = self.handle.try_send(Command::Event(event));
+    }
+
+    fn inlet(&self, stream: RegionId, job: InletJob) {
+        let sender = self.inlets.get(usize::from(stream.0));
+        if let Some(Some(sender)) = sender
+            && sender.try_send(job).is_ok()
+        {
+            return;
+        }
+        self.refuse(Event::ApplyFailed {
+            stream,
+            cause: ApplyCause::Busy,
+            retry_at: self.handle.now().after(std::time::Duration::from_secs(1)),
+        });
+    }
+}
+
+impl Host for LoopHost {
+    fn apply(&mut self, stream: RegionId, epoch: Epoch, batch: Batch) {
+        self.inlet(stream, InletJob::Apply { epoch, batch });
+    }
+
+    fn read_position(&mut self, stream: RegionId) {
+        self.inlet(stream, InletJob::ReadPosition);
+    }
+
+    fn fetch(&mut self, from: Seq, to: Seq) {
+        if self.outbox.try_send(OutboxJob::Fetch { from, to }).is_err() {
+            self.refuse(Event::Fetched {
+                upto: Seq(from.0.saturating_sub(1)),
+            });
+        }
+    }
+
+    fn verify(&mut self, peer: RegionId, position: Position) {
+        let job = OutboxJob::Verify { peer, position };
+        if self.outbox.try_send(job).is_err() {
+            self.refuse(Event::Verified {
+                peer,
+                position,
+                verdict: Verdict::Unknown,
+            });
+        }
+    }
+
+    fn direct(&mut self, peer: RegionId, after: Seq, upto: Seq) {
+        let sender = self.direct.get(usize::from(peer.0));
+        if let Some(Some(sender)) = sender
+            && sender.try_send(DirectJob { after, upto }).is_ok()
+        {
+            return;
+        }
+        self.refuse(Event::DirectFailed {
+            peer,
+            why: DirectFailure::Busy,
+        });
+    }
+
+    fn acked(&mut self, peer: RegionId, position: Position) {
+        self.board.acked(peer, position.seq);
+        if self.acks.put(peer, position) {
+            // Full: the worker is busy and looks at the positions when it comes back.
+            let _ = self.outbox.try_send(OutboxJob::Acked);
+        }
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        if let Err(TrySendError::Full(_)) = self.notices.try_send(notice) {
+            self.board.lock().counters.notices_lost += 1;
+        }
+    }
+
+    fn snapshot(&mut self, snapshot: &Snapshot) {
+        self.board.snapshot(snapshot);
+    }
+}

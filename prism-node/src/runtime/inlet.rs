@@ -1,0 +1,275 @@
+//! The apply worker of one inlet: received updates into the own database.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use prism_db::apply::{Applier, ApplyOutcome, Rejection, Wait};
+use prism_db::{Database, DbError, ErrorClass};
+use prism_net::{Batch, Command, Handle};
+use prism_proto::{ApplyCause, Epoch, Event, Position, Refusal, RegionId, Seq};
+
+use super::alarms::name;
+use super::board::{Board, cause_word};
+
+/// A dependency is an alarm when it does not come by itself in this time.
+const DEPENDENCY_ALARM: Duration = Duration::from_millis(500);
+/// A transient error is an alarm when it repeats for this long.
+const STUCK_ALARM: Duration = Duration::from_secs(10);
+
+/// After a read of the position that did not succeed.
+const REREAD: Duration = Duration::from_millis(500);
+
+/// What the loop asks of this worker.
+pub(super) enum InletJob {
+    /// Apply this batch.
+    Apply { epoch: Epoch, batch: Batch },
+    /// Read the watermark.
+    ReadPosition,
+}
+
+/// See the module.
+pub(super) struct InletWorker {
+    pub(super) stream: RegionId,
+    pub(super) jobs: Receiver<InletJob>,
+    pub(super) database: Box<dyn Database>,
+    pub(super) applier: Applier,
+    pub(super) handle: Handle,
+    pub(super) board: Arc<Board>,
+    /// Since when the same thing has been failing.
+    pub(super) failing: Option<(ApplyCause, Instant)>,
+}
+
+impl InletWorker {
+    /// Until the loop is gone.
+    pub(super) fn run(mut self) {
+        while let Ok(job) = self.jobs.recv() {
+            match job {
+                InletJob::ReadPosition => self.read_position(),
+                InletJob::Apply { epoch, batch } => {
+                    self.apply(epoch, &batch);
+                    self.handle.send(Command::Recycle(batch));
+                }
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        self.board.names.region(self.stream).to_owned()
+    }
+
+    fn tell(&self, event: Event) {
+        self.handle.send(Command::Event(event));
+    }
+
+    fn read_position(&mut self) {
+        let name = self.name();
+        match self.database.position(&name) {
+            Ok(position) => {
+                // A reachable database says nothing about the batch that waits: its alarms stay.
+                if matches!(self.failing, Some((ApplyCause::Unreachable, _))) {
+                    self.succeeded(position);
+                }
+                self.note_position(position);
+                self.tell(Event::Position {
+                    stream: self.stream,
+                    position,
+                });
+            }
+            Err(error) => self.failed(&Wait {
+                cause: cause(&error),
+                seq: None,
+                detail: error.to_string(),
+                remedy: String::new(),
+                retry_after: REREAD,
+            }),
+        }
+    }
+
+    fn apply(&mut self, epoch: Epoch, batch: &Batch) {
+        let name = self.name();
+        let updates: Vec<(Seq, &[u8])> = batch.iter().collect();
+        let outcome = self
+            .applier
+            .apply(self.database.as_mut(), &name, epoch, &updates);
+        self.account(&outcome);
+        for rejection in &outcome.rejected {
+            tracing::warn!(
+                stream = name,
+                seq = rejection.seq.0,
+                statement = rejection.statement,
+                sqlstate = rejection.sqlstate,
+                "the database has refused an update for good, it is kept as a dead letter: {}",
+                rejection.message
+            );
+            self.tell(Event::Refused {
+                stream: self.stream,
+                refusal: refusal(rejection),
+            });
+        }
+        let before = Seq(batch.first().0.saturating_sub(1));
+        match (outcome.position, &outcome.wait) {
+            // What was committed counts; what waits is asked for again at once and fails alone.
+            (Some(position), _) if position.seq > before => {
+                self.succeeded(position);
+                self.tell(Event::Applied {
+                    stream: self.stream,
+                    position,
+                });
+            }
+            (_, Some(wait)) => self.failed(wait),
+            // The database is behind what the engine thought: a gap.
+            (Some(position), None) => {
+                self.note_position(position);
+                self.tell(Event::Position {
+                    stream: self.stream,
+                    position,
+                });
+            }
+            // The applier says why it stopped, or where it is.
+            (None, None) => self.read_position(),
+        }
+    }
+
+    fn note_position(&self, position: Position) {
+        let mut state = self.board.lock();
+        if let Some(inlet) = state.inlets.get_mut(usize::from(self.stream.0)) {
+            inlet.applied = position.seq;
+        }
+    }
+
+    fn account(&self, outcome: &ApplyOutcome) {
+        let name = self.name();
+        let mut state = self.board.lock();
+        state.counters.apply_batches += 1;
+        state.rejected += outcome.rejected.len() as u64;
+        let drift = outcome.drift.len() as u64;
+        let Some(inlet) = state.inlets.get_mut(usize::from(self.stream.0)) else {
+            return;
+        };
+        inlet.executed += outcome.executed;
+        inlet.skipped += outcome.skipped;
+        inlet.drift += drift;
+        let total = inlet.drift;
+        if let Some(last) = outcome.drift.last() {
+            let detail = format!(
+                "{total} updates of {name} affected another number of rows here than at their \
+                 origin; last: seq {}, {} instead of {}",
+                last.seq.0, last.actual, last.expected
+            );
+            state.alarms.raise(
+                name::DRIFT,
+                &name,
+                detail,
+                "the tables of the two regions differ: compare them and mend the rows",
+            );
+        }
+    }
+
+    fn succeeded(&mut self, position: Position) {
+        self.note_position(position);
+        if self.failing.take().is_some() {
+            let name = self.name();
+            let mut state = self.board.lock();
+            if let Some(inlet) = state.inlets.get_mut(usize::from(self.stream.0)) {
+                inlet.waits = None;
+            }
+            for alarm in [
+                name::STREAM_PARKED,
+                name::DEPENDENCY,
+                name::STUCK,
+                name::FORK,
+            ] {
+                state.alarms.clear(alarm, &name);
+            }
+        }
+    }
+
+    fn failed(&mut self, wait: &Wait) {
+        let now = Instant::now();
+        let since = match self.failing {
+            Some((old, since)) if old == wait.cause => since,
+            _ => {
+                self.failing = Some((wait.cause, now));
+                now
+            }
+        };
+        self.alarm(wait, now - since);
+        self.tell(Event::ApplyFailed {
+            stream: self.stream,
+            cause: wait.cause,
+            retry_at: self.handle.now().after(wait.retry_after),
+        });
+    }
+
+    fn alarm(&self, wait: &Wait, lasting: Duration) {
+        let stream = self.name();
+        let cause = wait.cause;
+        let at = match wait.seq {
+            Some(seq) => format!(" at seq {}", seq.0),
+            None => String::new(),
+        };
+        let what = format!("{}: {}", cause_word(cause), wait.detail);
+        let mut state = self.board.lock();
+        state.counters.database_errors += 1;
+        if let Some(inlet) = state.inlets.get_mut(usize::from(self.stream.0)) {
+            inlet.waits = Some(what.clone());
+        }
+        let detail = format!("stream {stream} waits{at}: {what}");
+        let (name, usual) = match cause {
+            ApplyCause::Parked => (
+                name::STREAM_PARKED,
+                "mend what the database complains about (table, function, grant, catalogue); the \
+                 stream goes on by itself, nothing is lost",
+            ),
+            ApplyCause::Forked => (
+                name::FORK,
+                "one of the two databases was restored from a backup or replaced; rebuild it from \
+                 a healthy region",
+            ),
+            ApplyCause::Dependency if lasting >= DEPENDENCY_ALARM => (
+                name::DEPENDENCY,
+                "look at the stream it waits for: it goes on when that one does",
+            ),
+            ApplyCause::Busy if lasting >= STUCK_ALARM => (
+                name::STUCK,
+                "look for a transaction that holds locks on the rows or tables of this stream",
+            ),
+            _ => return,
+        };
+        let remedy = if wait.remedy.is_empty() {
+            usual
+        } else {
+            &wait.remedy
+        };
+        state.alarms.raise(name, &stream, detail, remedy);
+    }
+}
+
+/// What an error of the database means for an inlet.
+fn cause(error: &DbError) -> ApplyCause {
+    match error {
+        DbError::Sql { class, .. } => match class {
+            ErrorClass::Unreachable => ApplyCause::Unreachable,
+            ErrorClass::Transient | ErrorClass::Refused => ApplyCause::Busy,
+            ErrorClass::Operator => ApplyCause::Parked,
+        },
+        DbError::Ambiguous(_) => ApplyCause::Busy,
+        DbError::Unreachable(_) => ApplyCause::Unreachable,
+        DbError::Schema(_) | DbError::TooLarge { .. } => ApplyCause::Parked,
+        DbError::Fork(_) => ApplyCause::Forked,
+    }
+}
+
+/// As the origin is told.
+fn refusal(rejection: &Rejection) -> Refusal {
+    let mut sqlstate = [b' '; 5];
+    for (to, from) in sqlstate.iter_mut().zip(rejection.sqlstate.bytes()) {
+        *to = from;
+    }
+    Refusal {
+        seq: rejection.seq,
+        class: rejection.class,
+        sqlstate,
+    }
+}

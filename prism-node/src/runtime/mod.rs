@@ -1,0 +1,75 @@
+//! A running node: the loop thread, the database workers around it, and what they know.
+//!
+//! ```text
+//!   Intake --> queue --> submit worker ------+ Committed
+//!                                            v
+//!   peers <==== UDP ====> loop thread (prism_net::Driver + LoopHost)
+//!                          |        |        |         |
+//!                 apply,   |        | fetch, | direct  | notices
+//!                 position v        v verify v         v
+//!                   inlet workers  outbox   direct   reporter --> log, alarms
+//!                   (one a stream) worker   workers
+//! ```
+//! Every worker has its own connection; a database that hangs stops its worker and nothing else.
+
+mod alarms;
+mod board;
+mod direct;
+mod drain;
+mod host;
+mod inlet;
+mod names;
+mod outbox;
+mod queue;
+mod reporter;
+mod start;
+mod submit;
+mod threads;
+
+pub(crate) use board::Counters;
+pub use drain::DrainReport;
+pub use start::StartError;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use prism_net::Handle;
+
+use crate::config::Config;
+use crate::intake::Intake;
+use crate::status;
+
+/// A running node.
+pub struct Runtime {
+    queue: Arc<queue::IntakeQueue>,
+    board: Arc<board::Board>,
+    handle: Handle,
+    outbox: SyncSender<outbox::OutboxJob>,
+    threads: threads::Threads,
+    /// Locked while this process uses the data directory.
+    _lock: File,
+}
+
+impl Runtime {
+    /// Starts the node. Its database may be away: the node then waits for it, not ready.
+    ///
+    /// # Errors
+    /// [`StartError`] says what to do.
+    pub fn start(config: Arc<Config>, node: &str, data_dir: &Path) -> Result<Self, StartError> {
+        start::start(&config, node, data_dir)
+    }
+
+    /// Where updates are submitted.
+    #[must_use]
+    pub fn intake(&self) -> Arc<dyn Intake> {
+        Arc::<queue::IntakeQueue>::clone(&self.queue)
+    }
+
+    /// What the node knows about itself.
+    #[must_use]
+    pub fn board(&self) -> Arc<dyn status::Board> {
+        Arc::<board::Board>::clone(&self.board)
+    }
+}

@@ -1,0 +1,163 @@
+//! Turns the core's notices into log lines and alarms, off the loop thread (a log pipe can block).
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use prism_proto::{
+    ApplyCause, DirectFailure, InletState, Notice, RegionId, SwitchReason, Target, Verdict,
+};
+
+use super::alarms::name;
+use super::board::{Board, cause_word, lane_subject, position_words};
+use super::outbox::Stopped;
+
+/// See the module.
+pub(super) struct Reporter {
+    pub(super) notices: Receiver<Notice>,
+    pub(super) board: Arc<Board>,
+    pub(super) stopped: Arc<Stopped>,
+}
+
+impl Reporter {
+    /// Until the loop is gone.
+    pub(super) fn run(self) {
+        while let Ok(notice) = self.notices.recv() {
+            self.report(notice);
+        }
+    }
+
+    fn report(&self, notice: Notice) {
+        let names = &self.board.names;
+        match notice {
+            Notice::Switched {
+                peer,
+                from,
+                to,
+                reason,
+                silent,
+            } => {
+                let lane = names.region(peer);
+                let (from, rung) = (names.target(from), names.target(to));
+                let reason = switch_words(reason);
+                let ms = silent.as_millis() as u64;
+                if matches!(to, Target::Parked(_)) {
+                    self.board.raise(
+                        name::PARKED,
+                        &lane_subject(lane),
+                        format!("the lane to {lane} is parked: {reason}"),
+                        "bring a node or the database of that region back; updates wait on disk \
+                         and go on by themselves",
+                    );
+                }
+                tracing::info!(
+                    lane,
+                    from,
+                    to = rung,
+                    silent_ms = ms,
+                    "lane changes its rung: {reason}"
+                );
+            }
+            Notice::LaneStopped {
+                peer,
+                position,
+                verdict,
+            } => self.stopped(peer, verdict, &position_words(position)),
+            Notice::PeerWaiting { peer, cause } => self.peer_waiting(peer, cause),
+            Notice::PeerRefused { peer, refusal } => {
+                let sqlstate = String::from_utf8_lossy(&refusal.sqlstate).into_owned();
+                tracing::warn!(
+                    region = names.region(peer),
+                    seq = refusal.seq.0,
+                    class = ?refusal.class,
+                    sqlstate,
+                    "the region's database has refused an update of this region for good"
+                );
+            }
+            Notice::Inlet {
+                stream,
+                state,
+                from,
+            } => {
+                let mut board = self.board.lock();
+                if let Some(inlet) = board.inlets.get_mut(usize::from(stream.0)) {
+                    inlet.state = Some(state);
+                    if matches!(state, InletState::Running) {
+                        inlet.waits = None;
+                    }
+                }
+                drop(board);
+                tracing::debug!(
+                    stream = names.region(stream),
+                    from = from.map(|n| names.node(n)),
+                    ?state,
+                    "inlet changes its state"
+                );
+            }
+            Notice::SiblingTail { upto } => self.board.tail(upto),
+            Notice::SiblingAcked { peer, seq } => self.board.acked(peer, seq),
+            Notice::Dropped { from } => {
+                tracing::debug!(from = names.node(from), "datagram dropped");
+            }
+            other => tracing::debug!(?other, "notice"),
+        }
+    }
+
+    fn stopped(&self, peer: RegionId, verdict: Verdict, position: &str) {
+        let lane = self.board.names.region(peer);
+        let own = self.board.names.my_region();
+        let (name, detail, remedy) = match verdict {
+            Verdict::TooOld => (
+                name::STALE,
+                format!(
+                    "{lane} needs updates behind {position}, which are no longer in the outbox"
+                ),
+                "rebuild that region's database from a healthy region",
+            ),
+            _ => (
+                name::FORK,
+                format!("the database of {lane} has another history of {own}'s stream: {position}"),
+                "one of the two databases was restored from a backup or replaced; rebuild it from \
+                 a healthy region",
+            ),
+        };
+        self.board.raise(name, &lane_subject(lane), detail, remedy);
+        self.stopped.add(peer);
+    }
+
+    fn peer_waiting(&self, peer: RegionId, cause: ApplyCause) {
+        let lane = self.board.names.region(peer);
+        let why = cause_word(cause);
+        match cause {
+            // These pass by themselves, and the region itself raises an alarm if they do not.
+            ApplyCause::Busy | ApplyCause::Dependency => {
+                tracing::debug!(region = lane, "the peer's apply waits: {why}");
+            }
+            _ => self.board.raise(
+                name::PEER_WAITING,
+                &lane_subject(lane),
+                format!("the apply at {lane} waits: {why}"),
+                "see the alarms of that region's nodes",
+            ),
+        }
+    }
+}
+
+fn switch_words(reason: SwitchReason) -> String {
+    match reason {
+        SwitchReason::Start => "the lane starts here".to_owned(),
+        SwitchReason::Unanswered { attempts } => format!("{attempts} datagrams unanswered"),
+        SwitchReason::Unavailable => "the node cannot reach its database".to_owned(),
+        SwitchReason::NoProgress => "the node receives but applies nothing".to_owned(),
+        SwitchReason::Direct(why) => match why {
+            DirectFailure::Unreachable => "the region's database cannot be reached".to_owned(),
+            DirectFailure::Busy => "the region's database is busy".to_owned(),
+            DirectFailure::Dependency => {
+                "another stream's update has to come first in the region's database".to_owned()
+            }
+            DirectFailure::Parked => "the region's database needs an operator".to_owned(),
+            DirectFailure::Forked => "the region's database has forked".to_owned(),
+        },
+        SwitchReason::Retry => "the pause is over, the ladder is tried again".to_owned(),
+        SwitchReason::ClimbBack => "a better rung answers again".to_owned(),
+    }
+}

@@ -1,0 +1,347 @@
+//! From a configuration to running threads.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use prism_db::apply::Applier;
+use prism_db::direct::DirectWriter;
+use prism_db::{Database, DbError, OpenOptions, Topology};
+use prism_net::{
+    BindError, Driver, Endpoint, EndpointConfig, EndpointError, Handle, NodeAddress, RegionInfo,
+};
+use prism_proto::{RegionId, Seq};
+
+use super::Runtime;
+use super::board::Board;
+use super::direct::DirectWorker;
+use super::host::LoopHost;
+use super::inlet::InletWorker;
+use super::names::Names;
+use super::outbox::{Acks, OutboxWorker, Stopped};
+use super::queue::IntakeQueue;
+use super::reporter::Reporter;
+use super::submit::SubmitWorker;
+use super::threads::{Threads, died};
+use crate::config::{Config, Node};
+
+/// Updates that callers may have waiting: a few seconds' work of the database.
+const INTAKE: usize = 16 << 10;
+/// Commands that the workers may have waiting for the loop.
+const COMMANDS: usize = 1024;
+/// Log lines that may wait.
+const NOTICES: usize = 1024;
+/// The core has at most one request of a kind under way; the rest is reserve.
+const JOBS: usize = 64;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Not in the file.
+    #[error("there is no node {0} in the configuration; it has {1}")]
+    UnknownNode(String, String),
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {path}: {source}; name another one with --data-dir")]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process uses it.
+    #[error(
+        "the data directory {0} is in use: most likely {1} is running already; stop it first, or \
+         give each node a data directory of its own"
+    )]
+    DataDirInUse(PathBuf, String),
+    /// The port.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The cluster does not fit into the core.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Not this region's database, or not usable at all.
+    #[error("the database of region {0} cannot be used: {1}")]
+    Database(String, DbError),
+    /// The operating system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Opens databases of any region of the cluster, lazily.
+#[derive(Clone)]
+struct Opener {
+    config: Arc<Config>,
+    regions: Arc<[(String, prism_proto::RegionKey)]>,
+}
+
+impl Opener {
+    fn new(config: &Arc<Config>) -> Self {
+        Self {
+            regions: config
+                .regions
+                .iter()
+                .map(|r| (r.name.clone(), r.key))
+                .collect(),
+            config: Arc::clone(config),
+        }
+    }
+
+    /// Its own nodes' way in.
+    fn own(&self, region: RegionId) -> Result<Box<dyn Database>, StartError> {
+        let region = self.config.region(region);
+        prism_db::open(&region.database, self.options(&region.name))
+            .map_err(|error| StartError::Database(region.name.clone(), error))
+    }
+
+    /// Other regions' way in, for the stream of `stream`.
+    fn direct(&self, stream: RegionId, peer: RegionId) -> Result<DirectWriter, StartError> {
+        let stream = &self.config.region(stream).name;
+        let peer = self.config.region(peer);
+        DirectWriter::new(stream, &peer.direct, self.options(&peer.name))
+            .map_err(|error| StartError::Database(peer.name.clone(), error))
+    }
+
+    fn options(&self, region: &str) -> OpenOptions {
+        let topology = Topology {
+            region: region.to_owned(),
+            regions: Arc::clone(&self.regions),
+        };
+        OpenOptions {
+            connect_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(10),
+            lock_timeout: Duration::from_secs(1),
+            max_update: self.config.limits.max_update as usize,
+            ..OpenOptions::new(topology, Arc::clone(&self.config.catalogue))
+        }
+    }
+
+    /// A node that writes into another region's database would do harm at once: it does not
+    /// start. Whatever else is wrong with its database can be mended while it runs.
+    fn refuse_foreign(&self, own: RegionId, db: &mut dyn Database) -> Result<(), StartError> {
+        let Err(error @ DbError::Schema(_)) = db.region() else {
+            return Ok(());
+        };
+        let own = self.config.region(own);
+        for other in self.config.regions.iter().filter(|r| r.id != own.id) {
+            let as_other = prism_db::open(&own.database, self.options(&other.name));
+            if as_other.and_then(|mut db| db.region()).is_ok() {
+                return Err(StartError::Database(own.name.clone(), error));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn start(
+    config: &Arc<Config>,
+    node: &str,
+    data_dir: &Path,
+) -> Result<Runtime, StartError> {
+    let me = config.node_named(node).ok_or_else(|| {
+        let known: Vec<&str> = config.nodes.iter().map(|n| n.name.as_str()).collect();
+        StartError::UnknownNode(node.to_owned(), known.join(", "))
+    })?;
+    let lock = lock_data_dir(data_dir, node)?;
+    let (driver, handle) = Driver::bind(endpoint(config, me)?, me.bind_udp, COMMANDS)?;
+    let opener = Opener::new(config);
+    let own = me.region;
+    let names = Arc::new(names(config, me));
+    let board = Arc::new(Board::new(Arc::clone(&names)));
+    let acks = Arc::new(Acks::default());
+    let stopped = Arc::new(Stopped::default());
+    let queue = Arc::new(IntakeQueue::new(INTAKE));
+    let mut threads = Threads::new(Arc::clone(&board));
+
+    let mut database = opener.own(own)?;
+    opener.refuse_foreign(own, database.as_mut())?;
+
+    let (outbox, outbox_jobs) = sync_channel(JOBS);
+    let worker = OutboxWorker {
+        jobs: outbox_jobs,
+        database,
+        handle: handle.clone(),
+        board: Arc::clone(&board),
+        acks: Arc::clone(&acks),
+        stopped: Arc::clone(&stopped),
+        retention: config.limits.retention,
+        held: std::collections::BTreeSet::new(),
+        told: Seq::ZERO,
+        started: Instant::now(),
+        trimmed: Instant::now(),
+        resumed: Instant::now(),
+    };
+    threads.spawn("outbox", move || worker.run())?;
+
+    let worker = SubmitWorker {
+        queue: Arc::clone(&queue),
+        database: opener.own(own)?,
+        catalogue: Arc::clone(&config.catalogue),
+        handle: handle.clone(),
+        board: Arc::clone(&board),
+        outbox: outbox.clone(),
+    };
+    threads.spawn("submit", move || worker.run())?;
+
+    let (notices, notice_jobs) = sync_channel(NOTICES);
+    let reporter = Reporter {
+        notices: notice_jobs,
+        board: Arc::clone(&board),
+        stopped,
+    };
+    threads.spawn("reporter", move || reporter.run())?;
+
+    let mut inlets = vec![None; config.regions.len()];
+    let mut direct = vec![None; config.regions.len()];
+    for peer in names.peers() {
+        let i = usize::from(peer.0);
+        inlets[i] = Some(inlet(peer, &opener, &names, &handle, &board, &mut threads)?);
+        direct[i] = Some(lane(peer, &opener, &names, &handle, &board, &mut threads)?);
+    }
+
+    let mut host = LoopHost {
+        inlets,
+        direct,
+        outbox: outbox.clone(),
+        acks,
+        notices,
+        board: Arc::clone(&board),
+        handle: handle.clone(),
+    };
+    let watch = Arc::clone(&board);
+    threads.spawn("loop", move || {
+        if let Err(error) = driver.run(&mut host) {
+            died(&watch, "loop", &error.to_string());
+        }
+    })?;
+    tracing::info!(
+        node,
+        region = names.my_region(),
+        udp = %me.bind_udp,
+        "the node runs"
+    );
+    Ok(Runtime {
+        queue,
+        board,
+        handle,
+        outbox,
+        threads,
+        _lock: lock,
+    })
+}
+
+fn inlet(
+    stream: RegionId,
+    opener: &Opener,
+    names: &Names,
+    handle: &Handle,
+    board: &Arc<Board>,
+    threads: &mut Threads,
+) -> Result<SyncSender<super::inlet::InletJob>, StartError> {
+    let (sender, jobs) = mpsc::sync_channel(JOBS);
+    let worker = InletWorker {
+        stream,
+        jobs,
+        database: opener.own(names.own)?,
+        applier: Applier::new(
+            Arc::clone(&opener.config.catalogue),
+            Arc::clone(&opener.regions),
+        ),
+        handle: handle.clone(),
+        board: Arc::clone(board),
+        failing: None,
+    };
+    threads.spawn(format!("inlet {}", names.region(stream)), move || {
+        worker.run();
+    })?;
+    Ok(sender)
+}
+
+fn lane(
+    peer: RegionId,
+    opener: &Opener,
+    names: &Names,
+    handle: &Handle,
+    board: &Arc<Board>,
+    threads: &mut Threads,
+) -> Result<SyncSender<super::direct::DirectJob>, StartError> {
+    let (sender, jobs) = mpsc::sync_channel(JOBS);
+    let (own, opener) = (names.own, opener.clone());
+    // Opened once here, so that a bad address is an error at the start and not in an emergency.
+    drop(opener.direct(own, peer)?);
+    let worker = DirectWorker {
+        peer,
+        jobs,
+        open: Box::new(move || Ok((opener.own(own)?, opener.direct(own, peer)?))),
+        handle: handle.clone(),
+        board: Arc::clone(board),
+    };
+    threads.spawn(format!("direct {}", names.region(peer)), move || {
+        worker.run();
+    })?;
+    Ok(sender)
+}
+
+fn lock_data_dir(path: &Path, node: &str) -> Result<File, StartError> {
+    let fail = |source| StartError::DataDir {
+        path: path.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(path).map_err(fail)?;
+    let file = File::create(path.join("lock")).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(StartError::DataDirInUse(path.to_owned(), node.to_owned()))
+        }
+        Err(TryLockError::Error(source)) => Err(fail(source)),
+    }
+}
+
+fn names(config: &Config, me: &Node) -> Names {
+    let siblings = &config.region(me.region).nodes;
+    Names {
+        me: me.id,
+        own: me.region,
+        rank: siblings.iter().position(|&n| n == me.id).unwrap_or(0),
+        nodes: config
+            .nodes
+            .iter()
+            .map(|n| (n.name.clone(), n.region))
+            .collect(),
+        regions: config.regions.iter().map(|r| r.name.clone()).collect(),
+    }
+}
+
+fn endpoint(config: &Config, me: &Node) -> Result<Endpoint, StartError> {
+    let nodes = config.nodes.iter().map(|n| NodeAddress {
+        name: n.name.clone(),
+        region: n.region,
+        udp: n.udp,
+    });
+    let regions = config.regions.iter().map(|r| RegionInfo {
+        name: r.name.clone(),
+        direct: true,
+    });
+    Ok(Endpoint::new(&EndpointConfig {
+        me: me.id,
+        nodes: nodes.collect(),
+        regions: regions.collect(),
+        retry: config.retry,
+        limits: prism_net::Limits {
+            max_update: config.limits.max_update,
+            ..prism_net::Limits::default()
+        },
+        seed: entropy(),
+        cluster: config.cluster.clone(),
+    })?)
+}
+
+/// A different number at every start.
+fn entropy() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
+}
