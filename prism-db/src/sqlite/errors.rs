@@ -158,7 +158,7 @@ mod tests {
             ),
             ("INSERT INTO nowhere VALUES (7)", "42P01", Operator),
             ("UPDATE a SET absent = 1", "42703", Operator),
-            ("INSERT INTO a (nothing) VALUES (1)", "42703", Operator),
+            ("INSERT INTO a (absent) VALUES (1)", "42703", Operator),
             ("UPDATE a SET n = strange(1)", "42883", Operator),
             ("UPDATE a SET n = 1::int", "42601", Operator),
         ] {
