@@ -112,13 +112,13 @@ pub struct DemoArgs {
     pub json: bool,
 }
 
-/// Kind of the demo's databases.
+/// Kind of the demo's databases: a file, or a throwaway server per region.
+// Documented variants would make clap print a help that fits no screen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
 pub enum DemoDatabase {
-    /// A file per region.
     #[default]
     Sqlite,
-    /// A throwaway server per region.
     Postgres,
 }
 

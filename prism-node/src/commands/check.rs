@@ -1,5 +1,7 @@
 //! `prism check`: everything that can be wrong before a node is started, with the fix.
 
+mod statements;
+
 use std::io::{self, Write, stdout};
 use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
@@ -118,10 +120,7 @@ fn secrets(config: &Config) -> Vec<Finding> {
             Err(e) => Finding::problem(
                 "psk_file",
                 e.to_string(),
-                format!(
-                    "copy the cluster's file to {}, mode 0600, or make one with keygen if there is none yet",
-                    path.display()
-                ),
+                "every node needs the same file, readable by its user only",
             ),
         });
     }
@@ -155,9 +154,18 @@ fn secrets(config: &Config) -> Vec<Finding> {
 }
 
 fn databases(config: &Config, region: &Region, migrate: &str) -> Vec<Finding> {
-    let mut findings = database(config, region, &region.database, "database", migrate);
+    let mut findings = vec![database(
+        config,
+        region,
+        &region.database,
+        "database",
+        migrate,
+    )];
+    if findings[0].result.is_ok() {
+        findings.extend(catalogue(config, region));
+    }
     if region.direct != region.database {
-        findings.extend(database(config, region, &region.direct, "direct", migrate));
+        findings.push(database(config, region, &region.direct, "direct", migrate));
     }
     findings
 }
@@ -168,7 +176,7 @@ fn database(
     url: &DatabaseUrl,
     key: &str,
     migrate: &str,
-) -> Vec<Finding> {
+) -> Finding {
     let what = format!("{key} of {}", region.name);
     let options = OpenOptions {
         connect_timeout: DATABASE_TIMEOUT,
@@ -176,7 +184,7 @@ fn database(
         ..OpenOptions::new(config.topology(region.id), config.catalogue.clone())
     };
     let row = prism_db::open(url, options).and_then(|mut db| db.region());
-    let finding = match row {
+    match row {
         Ok(row) if row.name == region.name => {
             Finding::ok(what, format!("{url}, next update is {}", row.next_seq.0))
         }
@@ -196,8 +204,34 @@ fn database(
             format!("start the database, or correct {url} in the configuration"),
         ),
         Err(e) => Finding::problem(what, e.to_string(), format!("see that {url} is usable")),
-    };
-    vec![finding]
+    }
+}
+
+/// Could the database run every statement?
+fn catalogue(config: &Config, region: &Region) -> Vec<Finding> {
+    let what = format!("statements in {}", region.name);
+    let total = config.catalogue.iter().count();
+    match statements::check(&region.database, &config.catalogue, DATABASE_TIMEOUT) {
+        Ok(refused) if refused.is_empty() => {
+            vec![Finding::ok(what, format!("all {total} can be run"))]
+        }
+        Ok(refused) => refused
+            .into_iter()
+            .map(|r| {
+                Finding::problem(
+                    format!("{what}: {}", r.what),
+                    r.why,
+                    "create the table, column or function, or grant the right, in this region too; \
+                     or correct the statement",
+                )
+            })
+            .collect(),
+        Err(why) => vec![Finding::problem(
+            what,
+            why,
+            format!("see that {} is usable", region.database),
+        )],
+    }
 }
 
 fn addresses(config: &Config, node: &Node) -> Vec<Finding> {

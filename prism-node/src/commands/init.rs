@@ -97,9 +97,13 @@ fn refuse_to_overwrite(dir: &Path) -> Result<(), CliError> {
     if there.is_empty() {
         return Ok(());
     }
+    let more = match there.len() {
+        1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
     Err(CliError::Failed(format!(
-        "nothing was written, because there is already {}; choose an empty directory: {} init DIR",
-        there.join(", "),
+        "nothing was written, because there is already {}{more}; choose an empty directory: {} init DIR",
+        there[0],
         program()
     )))
 }

@@ -2,7 +2,7 @@
 
 use std::io::{Write, stdout};
 
-use prism_db::Migrated;
+use prism_db::{DbError, Migrated};
 
 use crate::cli::{CliError, MigrateArgs};
 use crate::config::Region;
@@ -33,11 +33,13 @@ pub fn run(args: &MigrateArgs) -> Result<(), CliError> {
             Err(e) => {
                 failed = true;
                 writeln!(out, "{}: FAILED: {e}", region.name)?;
-                writeln!(
-                    out,
-                    "    fix: see that {} can be reached, then run this again",
-                    region.database
-                )?;
+                if matches!(e, DbError::Unreachable(_)) {
+                    let url = &region.database;
+                    writeln!(
+                        out,
+                        "    fix: start {url} or correct it in the configuration"
+                    )?;
+                }
             }
         }
     }

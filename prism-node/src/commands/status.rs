@@ -161,18 +161,9 @@ fn as_text(answers: &[Answer]) -> String {
             ));
         }
     }
-    let mut text = lanes.render();
-    if !inlets.is_empty() {
-        text.push('\n');
-        text.push_str(&inlets.render());
-    }
-    for part in [&alarms, &unreachable] {
-        if !part.is_empty() {
-            text.push('\n');
-            text.push_str(part);
-        }
-    }
-    text
+    let parts = [lanes.render(), inlets.render(), alarms, unreachable];
+    let parts: Vec<_> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+    parts.join("\n")
 }
 
 fn optional(text: Option<&str>) -> String {

@@ -36,15 +36,12 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// Whether there is only the header.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.len() == 1
-    }
-
-    /// The text, with a line end after each row.
+    /// The text, with a line end after each row; nothing if there is only the header.
     #[must_use]
     pub fn render(&self) -> String {
+        if self.rows.len() == 1 {
+            return String::new();
+        }
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
