@@ -211,7 +211,7 @@ pub struct SubmitArgs {
     /// Wait until every region has applied it
     #[arg(long)]
     pub r#await: bool,
-    /// Your own id: submitting it twice counts once
+    /// Your own id for it, given back with the answer
     #[arg(long, value_name = "UUID")]
     pub id: Option<uuid::Uuid>,
     /// Print the node's answer as JSON

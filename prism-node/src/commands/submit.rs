@@ -29,7 +29,7 @@ pub fn run(args: &SubmitArgs) -> Result<(), CliError> {
     let node = find_node(&config, &args.node)?;
     let params = params(&config, args)?;
     let token = config.token().map_err(|e| CliError::Usage(e.to_string()))?;
-    // The id is made here, so that trying again after a lost answer cannot count twice.
+    // The id is made here, so that it can be named even if the answer is lost.
     let id = args.id.unwrap_or_else(Uuid::new_v4);
     let body = json!({
         "statement": args.statement,
@@ -71,9 +71,9 @@ fn explain(e: ClientError, args: &SubmitArgs, node: &Node, id: Uuid) -> CliError
             quote(&args.config.config),
             node.name
         ),
-        ClientError::Refused { ref error, .. } if error.code == "outcome_unknown" => {
-            format!("{e}\n    ask again with the same id, it cannot count twice: --id {id}")
-        }
+        ClientError::Refused { ref error, .. } if error.code == "outcome_unknown" => format!(
+            "{e}\n    it may have been committed: look at the data before you submit it again (request_id {id})"
+        ),
         e => format!("node {}: {e}", node.name),
     })
 }
