@@ -217,12 +217,18 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> Link<P> {
     /// New packets do not move the deadline (as RFC 9002 6.2.1 would): a lane with a lot to say
     /// must not take longer to notice that nobody listens.
     pub(crate) fn probe_deadline(&self, target: bool, timing: &Timing) -> Option<Instant> {
+        let asked = self.last_probe?;
         let base = if self.up {
-            self.ring.oldest_sent()?.max(self.last_probe?)
-        } else if target {
-            self.last_probe?
+            let oldest = self.ring.oldest_sent()?;
+            // Once an answer is overdue only probes move the deadline, not what else is sent (for
+            // instance after the session has been renewed).
+            if self.unanswered > 0 {
+                asked
+            } else {
+                asked.max(oldest)
+            }
         } else {
-            return None;
+            target.then_some(asked)?
         };
         let base = self.last_answer.map_or(base, |answer| answer.max(base));
         Some(base.after(self.timeout(timing)))
@@ -269,7 +275,7 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> Link<P> {
         if self.silent_since.is_none() {
             self.silent_since = Some(now);
         }
-        if self.ring.is_empty() || self.last_probe.is_none() {
+        if self.ring.is_empty() && self.unanswered == 0 || self.last_probe.is_none() {
             self.last_probe = Some(now);
         }
         self.last_sent = Some(now);

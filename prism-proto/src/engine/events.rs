@@ -102,7 +102,6 @@ impl<S: Storage> Engine<S> {
         lane.acked = acked;
         lane.leave();
         self.start(r, now);
-        self.schedule_probes(r, now);
     }
 
     fn verified(&mut self, r: RegionId, position: Position, verdict: Verdict, now: Instant) {
@@ -276,7 +275,7 @@ impl<S: Storage> Engine<S> {
         let was_up = link.up;
         link.reset();
         link.up = true;
-        if link.standing.failed {
+        if link.standing.probe_at.is_some() {
             link.standing.silent_probes = 0;
             link.standing.probe_at = Some(now);
             self.timers_at = Some(now);

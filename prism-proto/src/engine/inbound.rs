@@ -115,6 +115,21 @@ impl<S: Storage> Engine<S> {
             Offer::Store | Offer::Refuse => {
                 inlet.no_room += 1;
                 gathered.kept = false;
+                // The host's room is full of later updates, so the one that is needed next can
+                // never come in: start over from what is applied.
+                let next = inlet.window.complete().next();
+                let stuck = offer == Offer::Store
+                    && seq == next
+                    && next == inlet.window.base()
+                    && inlet.busy.is_none();
+                if stuck && let Some(position) = inlet.position {
+                    inbox.clear(r);
+                    inlet.window.reset(position.seq);
+                    inlet.gap_since = None;
+                    for link in self.links.iter_mut().filter(|l| l.region == r) {
+                        link.gap |= link.hello.take().is_some();
+                    }
+                }
             }
         }
     }

@@ -139,6 +139,7 @@ impl<S: Storage> Engine<S> {
             }
         }
         self.touch_lane(r);
+        self.schedule_probes(r, now);
         if let Some(to) = self.target(r) {
             let from = old.unwrap_or(to);
             self.notify(Notice::Switched {
@@ -169,7 +170,9 @@ impl<S: Storage> Engine<S> {
                 link.in_flight = 0;
             }
         }
-        link.last_probe = Some(now);
+        if link.unanswered == 0 {
+            link.last_probe = Some(now);
+        }
         link.standing.probe_at = None;
         if link.up {
             lane.phase = Phase::Opening;
@@ -256,14 +259,15 @@ impl<S: Storage> Engine<S> {
         }
         let sibling = self.links[i].sibling;
         let wanted = if sibling {
-            // A session is worth asking for only while there is something to tell.
-            !self.links[i].up && self.links[i].due & (due::APPENDED | due::ACKED) != 0
+            // Worth the trouble only while there is something to tell.
+            self.links[i].due & (due::APPENDED | due::ACKED) != 0
         } else {
             let lane = &self.regions[usize::from(self.links[i].region.0)].lane;
             lane.is_active()
                 && !self.is_target(i)
                 && (self.links[i].standing.failed || self.fastest())
         };
+
         if !wanted {
             return;
         }
@@ -278,7 +282,7 @@ impl<S: Storage> Engine<S> {
         standing.silent_probes = standing.silent_probes.saturating_add(1);
         let pause = backoff::next(attempt, pace, self.timing.keep_alive * 4, jitter);
         standing.probe_at = Some(now.after(pause));
-        if link.up {
+        if link.up && !sibling {
             link.due |= due::PING;
         }
         if !link.up || attempt > 0 {
@@ -288,8 +292,8 @@ impl<S: Storage> Engine<S> {
         self.touch_link(i);
     }
 
-    /// Whoever of the region's nodes needs background probes gets them.
-    pub(super) fn schedule_probes(&mut self, r: RegionId, now: Instant) {
+    /// To find the fastest node one has to measure all of them.
+    fn schedule_probes(&mut self, r: RegionId, now: Instant) {
         if !self.fastest() {
             return;
         }

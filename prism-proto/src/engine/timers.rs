@@ -155,6 +155,12 @@ impl<S: Storage> Engine<S> {
             link.probe = false;
             if target {
                 self.descend(r, SwitchReason::Unanswered { attempts }, now);
+            } else if self.links[i].sibling {
+                // What it was told is lost with the packets; later, from the beginning.
+                self.requeue_control(i, due::APPENDED | due::ACKED);
+                self.dirty_links &= !(1 << (i % 64));
+                let pause = self.timing.keep_alive * 4;
+                self.links[i].standing.probe_at = Some(now.after(pause));
             }
             self.links[i].silent_since = None;
             return;

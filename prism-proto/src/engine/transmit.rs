@@ -68,7 +68,10 @@ impl<S: Storage> Engine<S> {
                         region: other.key,
                         seq: other.lane.acked.seq,
                     };
-                    if link.acked_due >> r & 1 == 1 && other.lane.is_held() && writer.push(&frame) {
+                    let news = link.acked_due >> r & 1 == 1
+                        && other.lane.is_held()
+                        && other.lane.acked.seq > Seq::ZERO;
+                    if news && writer.push(&frame) {
                         control |= due::ACKED;
                     }
                 }
@@ -124,8 +127,10 @@ impl<S: Storage> Engine<S> {
         if content != Content::None && lane.progress_at.is_none() {
             lane.progress_at = Some(now.after(self.apply_timeout));
         }
-        let ping =
-            link.due & due::PING != 0 || link.probe && control == 0 && content == Content::None;
+        let nothing = control == 0 && content == Content::None;
+        // The first thing an unknown incarnation hears has to introduce this one.
+        let introduce = link.peer.is_none() && !nothing && control & due::HELLO == 0;
+        let ping = link.due & due::PING != 0 || link.probe && nothing || introduce;
         if ping && writer.push(&Frame::Ping) {
             control |= due::PING;
             link.due &= !due::PING;

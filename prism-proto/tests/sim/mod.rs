@@ -40,6 +40,8 @@ pub struct Net {
     pub duplicate: f64,
     /// One-way delay; the spread reorders.
     pub delay: (u64, u64),
+    /// Extra delay on the way to these nodes.
+    pub slow: HashMap<usize, u64>,
     /// Directed pairs of nodes that do not reach each other.
     pub blocked: HashSet<(usize, usize)>,
 }
@@ -50,6 +52,7 @@ impl Default for Net {
             loss: 0.0,
             duplicate: 0.0,
             delay: (500, 500),
+            slow: HashMap::new(),
             blocked: HashSet::new(),
         }
     }
@@ -703,7 +706,7 @@ impl Sim {
         let copies = if self.chance(duplicate) { 2 } else { 1 };
         for _ in 0..copies {
             if !self.lost(from, to) {
-                let d = self.delay();
+                let d = self.delay() + self.net.slow.get(&to).copied().unwrap_or(0);
                 self.schedule(
                     d,
                     Action::Datagram {
@@ -741,12 +744,6 @@ impl Sim {
                 }
                 let session = (self.nodes[to].life, self.nodes[from].life);
                 self.nodes[to].sessions.insert(from, session);
-                self.tell(
-                    to,
-                    Event::NodeUp {
-                        node: NodeId(from as u16),
-                    },
-                );
                 if !self.lost(to, from) {
                     let d = self.delay();
                     self.schedule(
@@ -758,6 +755,12 @@ impl Sim {
                         },
                     );
                 }
+                self.tell(
+                    to,
+                    Event::NodeUp {
+                        node: NodeId(from as u16),
+                    },
+                );
             }
             Action::HandshakeBack { from, to, session } => {
                 if self.nodes[to].alive && self.nodes[to].life == session.1 {
@@ -913,10 +916,15 @@ impl Sim {
                     .collect();
                 self.dbs[usize::from(peer)].direct_rows += batch.len() as u64;
                 let event = self.apply(usize::from(peer), r as u16, epoch, done + 1, &batch);
-                if let (Event::Applied { position, .. }, true) =
-                    (event, self.nodes[node].life == life)
-                {
-                    self.tell(node, Event::DirectDone { peer: id, position });
+                let event = match event {
+                    Event::Applied { position, .. } => Event::DirectDone { peer: id, position },
+                    _ => Event::DirectFailed {
+                        peer: id,
+                        why: DirectFailure::Busy,
+                    },
+                };
+                if self.nodes[node].life == life {
+                    self.tell(node, event);
                 }
             }
         }
