@@ -37,6 +37,13 @@ const NOTICES: usize = 1024;
 /// The core has at most one request of a kind under way; the rest is reserve.
 const JOBS: usize = 64;
 
+/// Longest wait for another transaction's lock where a person waits for the answer.
+const LOCK: Duration = Duration::from_secs(2);
+/// The same while a stream is applied. Batches that lock the same rows in another order deadlock,
+/// and the server (`deadlock_timeout`, one second) may choose the local submit to die: who applies
+/// gives way before that, and tries again.
+const APPLY_LOCK: Duration = Duration::from_millis(200);
+
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -92,9 +99,9 @@ impl Opener {
     }
 
     /// Its own nodes' way in.
-    fn own(&self, region: RegionId) -> Result<Box<dyn Database>, StartError> {
+    fn own(&self, region: RegionId, lock: Duration) -> Result<Box<dyn Database>, StartError> {
         let region = self.config.region(region);
-        prism_db::open(&region.database, self.options(&region.name))
+        prism_db::open(&region.database, self.options(&region.name, lock))
             .map_err(|error| StartError::Database(region.name.clone(), error))
     }
 
@@ -102,11 +109,11 @@ impl Opener {
     fn direct(&self, stream: RegionId, peer: RegionId) -> Result<DirectWriter, StartError> {
         let stream = &self.config.region(stream).name;
         let peer = self.config.region(peer);
-        DirectWriter::new(stream, &peer.direct, self.options(&peer.name))
+        DirectWriter::new(stream, &peer.direct, self.options(&peer.name, APPLY_LOCK))
             .map_err(|error| StartError::Database(peer.name.clone(), error))
     }
 
-    fn options(&self, region: &str) -> OpenOptions {
+    fn options(&self, region: &str, lock_timeout: Duration) -> OpenOptions {
         let topology = Topology {
             region: region.to_owned(),
             regions: Arc::clone(&self.regions),
@@ -114,7 +121,7 @@ impl Opener {
         OpenOptions {
             connect_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(10),
-            lock_timeout: Duration::from_secs(1),
+            lock_timeout,
             max_update: self.config.limits.max_update as usize,
             ..OpenOptions::new(topology, Arc::clone(&self.config.catalogue))
         }
@@ -128,7 +135,7 @@ impl Opener {
         };
         let own = self.config.region(own);
         for other in self.config.regions.iter().filter(|r| r.id != own.id) {
-            let as_other = prism_db::open(&own.database, self.options(&other.name));
+            let as_other = prism_db::open(&own.database, self.options(&other.name, LOCK));
             if as_other.and_then(|mut db| db.region()).is_ok() {
                 return Err(StartError::Database(own.name.clone(), error));
             }
@@ -157,7 +164,7 @@ pub(super) fn start(
     let queue = Arc::new(IntakeQueue::new(INTAKE));
     let mut threads = Threads::new(Arc::clone(&board));
 
-    let mut database = opener.own(own)?;
+    let mut database = opener.own(own, LOCK)?;
     opener.refuse_foreign(own, database.as_mut())?;
 
     let (outbox, outbox_jobs) = sync_channel(JOBS);
@@ -179,7 +186,7 @@ pub(super) fn start(
 
     let worker = SubmitWorker {
         queue: Arc::clone(&queue),
-        database: opener.own(own)?,
+        database: opener.own(own, LOCK)?,
         catalogue: Arc::clone(&config.catalogue),
         handle: handle.clone(),
         board: Arc::clone(&board),
@@ -246,7 +253,7 @@ fn inlet(
     let worker = InletWorker {
         stream,
         jobs,
-        database: opener.own(names.own)?,
+        database: opener.own(names.own, APPLY_LOCK)?,
         applier: Applier::new(
             Arc::clone(&opener.config.catalogue),
             Arc::clone(&opener.regions),
@@ -276,7 +283,7 @@ fn lane(
     let worker = DirectWorker {
         peer,
         jobs,
-        open: Box::new(move || Ok((opener.own(own)?, opener.direct(own, peer)?))),
+        open: Box::new(move || Ok((opener.own(own, LOCK)?, opener.direct(own, peer)?))),
         handle: handle.clone(),
         board: Arc::clone(board),
     };
