@@ -5,6 +5,10 @@ use crate::{Committed, Database, DbError, ErrorClass, Submission};
 /// How often a batch that met a deadlock or a serialization failure is tried again at once.
 const RETRIES: u32 = 3;
 
+/// How many statements of one batch may run into a lock (or another passing trouble). Each costs
+/// the lock timeout, for which everybody behind them waits.
+const PATIENCE: u32 = 3;
+
 /// Why one update was not taken. Nothing of it was written, unless it is `Unknown`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
@@ -43,16 +47,15 @@ pub enum SubmitError {
 /// committed, and it goes on behind it. So each update is executed at most about twice, however
 /// many of them are bad.
 pub fn submit(db: &mut dyn Database, batch: &[Submission]) -> Vec<Result<Committed, SubmitError>> {
-    // Every update needs an id by which it is found again after an ambiguous COMMIT.
+    // Every update needs an id, by which it is found again after an ambiguous COMMIT.
     let batch: Vec<_> = batch.iter().cloned().map(identified).collect();
-    let mut answers = Vec::with_capacity(batch.len());
-    let mut rest = &batch[..];
-    while !rest.is_empty() {
-        // Ends the loop or makes `rest` shorter.
-        let done = step(db, rest, &mut answers);
-        rest = &rest[done.min(rest.len())..];
-    }
-    answers
+    let mut run = Run {
+        db,
+        answers: Vec::with_capacity(batch.len()),
+        patience: PATIENCE,
+    };
+    run.all(&batch);
+    run.answers
 }
 
 fn identified(mut submission: Submission) -> Submission {
@@ -62,58 +65,69 @@ fn identified(mut submission: Submission) -> Submission {
     submission
 }
 
-type Answers = Vec<Result<Committed, SubmitError>>;
-
-/// Tries the whole of `batch`; on failure as much of it as can be judged. Returns how many
-/// answers were added, at least one.
-fn step(db: &mut dyn Database, batch: &[Submission], answers: &mut Answers) -> usize {
-    let error = match attempt(db, batch) {
-        Ok(committed) => {
-            answers.extend(committed.into_iter().map(Ok));
-            return batch.len();
-        }
-        Err(error) => error,
-    };
-    let offender = match &error {
-        DbError::Sql {
-            index: Some(index),
-            class: ErrorClass::Refused | ErrorClass::Transient | ErrorClass::Operator,
-            ..
-        }
-        | DbError::TooLarge { index, .. } => Some(*index).filter(|&i| i < batch.len()),
-        // A deferred constraint speaks up at COMMIT and names nobody: halve the batch.
-        DbError::Sql {
-            index: None,
-            class: ErrorClass::Refused,
-            ..
-        } if batch.len() > 1 => {
-            let half = batch.len() / 2;
-            return recurse(db, &batch[..half], answers);
-        }
-        _ => None,
-    };
-    if let Some(index) = offender {
-        // What stands before it ran without an error: commit that first, for the order.
-        let before = if index > 0 {
-            recurse(db, &batch[..index], answers)
-        } else {
-            0
-        };
-        answers.push(Err(judge(&error)));
-        return before + 1;
-    }
-    // Nothing that one update could do something about.
-    answers.extend(batch.iter().map(|_| Err(judge(&error))));
-    batch.len()
+struct Run<'a> {
+    db: &'a mut dyn Database,
+    answers: Vec<Result<Committed, SubmitError>>,
+    patience: u32,
 }
 
-/// Answers the whole of `batch`.
-fn recurse(db: &mut dyn Database, batch: &[Submission], answers: &mut Answers) -> usize {
-    let mut done = 0;
-    while done < batch.len() {
-        done += step(db, &batch[done..], answers);
+impl Run<'_> {
+    /// Answers the whole of `batch`.
+    fn all(&mut self, batch: &[Submission]) {
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let before = self.answers.len();
+            self.step(rest);
+            // At least one: `step` ends with an answer or with a shorter batch.
+            let done = self.answers.len() - before;
+            rest = &rest[done.min(rest.len())..];
+        }
     }
-    done
+
+    /// Tries the whole of `batch`; on failure answers as much of it as can be judged.
+    fn step(&mut self, batch: &[Submission]) {
+        let error = match attempt(self.db, batch) {
+            Ok(committed) => return self.answers.extend(committed.into_iter().map(Ok)),
+            Err(error) => error,
+        };
+        let transient = matches!(
+            &error,
+            DbError::Sql {
+                class: ErrorClass::Transient,
+                ..
+            }
+        );
+        let offender = match &error {
+            DbError::Sql {
+                index: Some(index),
+                class: ErrorClass::Refused | ErrorClass::Transient | ErrorClass::Operator,
+                ..
+            }
+            | DbError::TooLarge { index, .. } => Some(*index).filter(|&i| i < batch.len()),
+            // A deferred constraint speaks up at COMMIT and names nobody: halve the batch.
+            DbError::Sql {
+                index: None,
+                class: ErrorClass::Refused,
+                ..
+            } if batch.len() > 1 => return self.all(&batch[..batch.len() / 2]),
+            _ => None,
+        };
+        let Some(index) = offender else {
+            // Nothing that one update could do something about.
+            let answers = batch.iter().map(|_| Err(judge(&error)));
+            return self.answers.extend(answers);
+        };
+        // What stands before it ran without an error: commit that first, for the order.
+        self.all(&batch[..index]);
+        self.answers.push(Err(judge(&error)));
+        if transient {
+            self.patience = self.patience.saturating_sub(1);
+            if self.patience == 0 {
+                let answers = batch[index + 1..].iter().map(|_| Err(judge(&error)));
+                self.answers.extend(answers);
+            }
+        }
+    }
 }
 
 /// One transaction, again after a deadlock, and looked for after an ambiguous COMMIT.

@@ -1,0 +1,313 @@
+//! What is particular to SQLite: the file itself, and death in the middle of a write.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prism_db::apply::Applier;
+use prism_db::catalogue::{Catalogue, StatementConfig};
+use prism_db::submit::{SubmitError, submit};
+use prism_db::{
+    Database, DatabaseUrl, DbError, OpenOptions, Submission, Topology, Value, migrate, open,
+};
+use prism_proto::RegionKey;
+use rusqlite::Connection;
+
+fn catalogue() -> Arc<Catalogue> {
+    let configs: Vec<StatementConfig> = serde_json::from_value(serde_json::json!([
+        {"name": "bump", "kind": "delta", "params": ["text", "int"],
+         "sql": "UPDATE counters SET n = n + $2 WHERE id = $1"},
+        {"name": "guarded", "kind": "insert", "params": ["int"],
+         "sql": "INSERT INTO guarded (x) VALUES ($1)"},
+        {"name": "endless", "kind": "delta", "params": ["text"], "reads": "others",
+         "sql": "UPDATE counters SET n = (SELECT count(*) FROM big a, big b, big c, big d) WHERE id = $1"},
+    ]))
+    .expect("statements");
+    Arc::new(Catalogue::load(&configs).expect("catalogue"))
+}
+
+fn options(region: &str) -> OpenOptions {
+    let regions = ["NA", "EU"].map(|name| (name.to_owned(), RegionKey::of(name)));
+    let topology = Topology {
+        region: region.to_owned(),
+        regions: Arc::new(regions),
+    };
+    let mut options = OpenOptions::new(topology, catalogue());
+    options.lock_timeout = Duration::from_secs(10);
+    options
+}
+
+const TABLES: &str = "
+    CREATE TABLE counters (id TEXT PRIMARY KEY, n INTEGER NOT NULL);
+    INSERT INTO counters VALUES ('a', 0), ('b', 0);
+    CREATE TABLE guarded (x INTEGER PRIMARY KEY);
+    CREATE TRIGGER guard BEFORE INSERT ON guarded WHEN NEW.x = 13
+        BEGIN SELECT RAISE(ROLLBACK, 'thirteen'); END;
+    CREATE TABLE big (x INTEGER);
+    WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 2000)
+        INSERT INTO big SELECT x FROM c;
+";
+
+fn create(dir: &Path, region: &str) -> PathBuf {
+    let path = dir.join(format!("{region}.db"));
+    let topology = options(region).topology;
+    migrate(&DatabaseUrl::Sqlite(path.clone()), &topology, &catalogue()).expect("migrate");
+    plain(&path).execute_batch(TABLES).expect("tables");
+    path
+}
+
+fn connect(path: &Path, region: &str) -> Box<dyn Database> {
+    open(&DatabaseUrl::Sqlite(path.to_owned()), options(region)).expect("address")
+}
+
+fn plain(path: &Path) -> Connection {
+    Connection::open(path).expect("file")
+}
+
+fn number(path: &Path, sql: &str) -> i64 {
+    plain(path).query_row(sql, [], |row| row.get(0)).expect(sql)
+}
+
+fn call(name: &str, params: &[Value]) -> Submission {
+    let catalogue = catalogue();
+    let statement = catalogue.get(name).expect("statement");
+    Submission {
+        statement: statement.digest(),
+        params: statement.bind(params).expect("parameters"),
+        request_id: None,
+    }
+}
+
+fn bump(id: &str) -> Submission {
+    call("bump", &[Value::Text(id.into()), Value::Int(1)])
+}
+
+#[test]
+fn the_file_is_durable_and_shared() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = create(dir.path(), "NA");
+    let mode: String = plain(&path)
+        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+        .expect("mode");
+    assert_eq!(mode, "wal");
+    // A reader's open transaction does not stop a writer.
+    let reader = plain(&path);
+    reader
+        .execute_batch("BEGIN; SELECT * FROM counters")
+        .expect("read");
+    let answers = submit(&mut *connect(&path, "NA"), &[bump("a")]);
+    assert!(answers[0].is_ok(), "{answers:?}");
+}
+
+#[test]
+fn a_missing_file_is_not_created() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("none.db");
+    let error = connect(&path, "NA").region().expect_err("missing");
+    assert!(
+        matches!(&error, DbError::Unreachable(why) if why.contains("prism migrate")),
+        "{error}"
+    );
+    assert!(!path.exists());
+    std::fs::write(
+        &path,
+        "this is no database, but long enough to have a header of its own",
+    )
+    .expect("file");
+    let error = connect(&path, "NA").region().expect_err("no database");
+    assert!(error.to_string().contains("no SQLite database"), "{error}");
+}
+
+#[test]
+fn a_file_replaced_under_a_running_node_is_noticed() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = create(dir.path(), "NA");
+    let mut db = connect(&path, "NA");
+    assert!(submit(&mut *db, &[bump("a")])[0].is_ok());
+    let other = tempfile::tempdir().expect("directory");
+    let fresh = create(other.path(), "NA");
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+    }
+    std::fs::rename(&fresh, &path).expect("replace");
+    let answers = submit(&mut *db, &[bump("a")]);
+    assert!(
+        matches!(&answers[0], Err(SubmitError::NotReady(why)) if why.contains("replaced")),
+        "{answers:?}"
+    );
+    std::fs::remove_file(&path).expect("delete");
+    let error = db.region().expect_err("deleted");
+    assert!(matches!(error, DbError::Unreachable(_)), "{error}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_trigger_that_rolls_back_takes_nobody_with_it() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = create(dir.path(), "NA");
+    let batch = [bump("a"), call("guarded", &[Value::Int(13)]), bump("a")];
+    let answers = submit(&mut *connect(&path, "NA"), &batch);
+    let seqs: Vec<_> = answers
+        .iter()
+        .map(|a| a.as_ref().ok().map(|c| c.seq.0))
+        .collect();
+    assert_eq!(seqs, [Some(1), None, Some(2)], "{answers:?}");
+    assert_eq!(number(&path, "SELECT n FROM counters WHERE id = 'a'"), 2);
+}
+
+#[test]
+fn a_statement_that_never_ends_is_stopped() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = create(dir.path(), "NA");
+    let mut options = options("NA");
+    options.statement_timeout = Duration::from_millis(200);
+    let mut db = open(&DatabaseUrl::Sqlite(path.clone()), options).expect("address");
+    let batch = [
+        bump("a"),
+        call("endless", &[Value::Text("b".into())]),
+        bump("a"),
+    ];
+    let answers = submit(&mut *db, &batch);
+    assert!(
+        matches!(&answers[1], Err(SubmitError::Unavailable(why)) if why.contains("57014")),
+        "{answers:?}"
+    );
+    assert!(answers[0].is_ok() && answers[2].is_ok(), "{answers:?}");
+    assert_eq!(number(&path, "SELECT n FROM counters WHERE id = 'b'"), 0);
+}
+
+/// Run by the test below under a limit of the file size: writes until it fails.
+#[test]
+#[ignore = "a child process of another test"]
+fn child_that_fills() {
+    let Some(dir) = std::env::var_os("PRISM_TEST_DIR").map(PathBuf::from) else {
+        return;
+    };
+    let mut na = connect(&dir.join("NA.db"), "NA");
+    loop {
+        let answers = submit(&mut *na, &[bump("a"), bump("b")]);
+        match answers.into_iter().collect::<Result<Vec<_>, _>>() {
+            Ok(committed) => println!("committed {}", committed[1].seq.0),
+            Err(error @ (SubmitError::Unavailable(_) | SubmitError::NotReady(_))) => {
+                println!("failed {error}");
+                return;
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_disk_that_takes_no_more_is_told_and_nothing_is_half_written() {
+    let dir = tempfile::tempdir().expect("directory");
+    let na = create(dir.path(), "NA");
+    // The ignored signal and the limit (in blocks of 512 or 1024 bytes) survive exec.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 600; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().expect("own path"))
+        .args(["--exact", "child_that_fills", "--ignored", "--nocapture"])
+        .env("PRISM_TEST_DIR", dir.path())
+        .output()
+        .expect("child");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let told = text
+        .lines()
+        .filter_map(|line| line.split("committed ").nth(1)?.parse().ok());
+    let told: i64 = told.max().expect("something was committed");
+    assert!(text.contains("failed the database"), "{text}");
+    let tail = number(&na, "SELECT next_seq - 1 FROM prism_region");
+    assert_eq!(tail, told, "{text}");
+    assert_eq!(number(&na, "SELECT sum(n) FROM counters"), tail);
+    // With room again it goes on.
+    let answers = submit(&mut *connect(&na, "NA"), &[bump("a")]);
+    assert_eq!(
+        answers[0].as_ref().map(|c| c.seq.0.cast_signed()),
+        Ok(tail + 1)
+    );
+}
+
+/// Run by the test below in a process of its own: writes until it is killed.
+#[test]
+#[ignore = "a child process of another test"]
+fn child_that_writes() {
+    let Some(dir) = std::env::var_os("PRISM_TEST_DIR").map(PathBuf::from) else {
+        return;
+    };
+    let (na, eu) = (dir.join("NA.db"), dir.join("EU.db"));
+    let (mut na, mut eu) = (connect(&na, "NA"), connect(&eu, "EU"));
+    let mut applier = Applier::new(catalogue(), Arc::clone(&options("EU").topology.regions));
+    let epoch = na.region().expect("region").epoch;
+    loop {
+        let batch: Vec<_> = (0..5)
+            .map(|i| bump(if i % 2 == 0 { "a" } else { "b" }))
+            .collect();
+        let answers = submit(&mut *na, &batch);
+        let last = answers
+            .last()
+            .and_then(|a| a.as_ref().ok())
+            .expect("taken")
+            .seq;
+        println!("committed {}", last.0);
+        let from = eu.position("NA").expect("position").seq.next();
+        let mut updates = Vec::new();
+        na.outbox_read(from, last, usize::MAX, &mut |seq, bytes| {
+            updates.push((seq, bytes.to_vec()));
+        })
+        .expect("outbox");
+        let outcome = applier.apply(&mut *eu, "NA", epoch, &updates);
+        println!("applied {}", outcome.position.expect("position").seq.0);
+    }
+}
+
+#[test]
+fn killed_at_any_instant_nothing_acknowledged_is_lost_or_done_twice() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (na, eu) = (create(dir.path(), "NA"), create(dir.path(), "EU"));
+    let mut told = [0i64; 2];
+    for round in 0..6 {
+        let mut child = Command::new(std::env::current_exe().expect("own path"))
+            .args(["--exact", "child_that_writes", "--ignored", "--nocapture"])
+            .env("PRISM_TEST_DIR", dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("child");
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+        let mut note = |line: &str| {
+            let n = line.rsplit(' ').next().and_then(|n| n.parse().ok());
+            if let (Some(n), Some(i)) = (
+                n,
+                ["committed", "applied"]
+                    .iter()
+                    .position(|w| line.contains(w)),
+            ) {
+                told[i] = n;
+            }
+        };
+        for line in lines.by_ref().map_while(Result::ok).take(8 + round * 7) {
+            note(&line);
+        }
+        child.kill().expect("SIGKILL");
+        child.wait().expect("reaped");
+        // What it had said before it died counts as well.
+        lines.map_while(Result::ok).for_each(|line| note(&line));
+
+        let count = number(&na, "SELECT count(*) FROM prism_outbox");
+        let tail = number(&na, "SELECT next_seq - 1 FROM prism_region");
+        let bumps = number(&na, "SELECT sum(n) FROM counters");
+        assert!(
+            tail >= told[0] && told[0] > 0,
+            "acknowledged {} and has {tail}",
+            told[0]
+        );
+        assert_eq!((count, bumps), (tail, tail), "each update with its effect");
+        let applied = number(
+            &eu,
+            "SELECT applied FROM prism_watermark WHERE region = 'NA'",
+        );
+        assert!(applied >= told[1]);
+        assert_eq!(number(&eu, "SELECT sum(n) FROM counters"), applied);
+    }
+}
