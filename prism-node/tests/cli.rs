@@ -1,10 +1,11 @@
 //! The `prism` binary as people and scripts meet it: exit status, stdout, stderr, files.
 
+mod support;
+
 use std::fs;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use prism_node::config::Config;
@@ -12,64 +13,9 @@ use prism_node::http::{Server, ServerConfig};
 use prism_node::intake::{Answer, Failure, Intake, NewUpdate};
 use prism_node::status::{Board, Lane, Status};
 use prism_proto::Seq;
-use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-fn temp() -> TempDir {
-    tempfile::tempdir().expect("temp dir")
-}
-
-fn prism(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_prism"))
-        .args(args)
-        .current_dir(dir)
-        .env_remove("RUST_LOG")
-        .output()
-        .expect("prism runs")
-}
-
-#[track_caller]
-fn expect(output: &Output, status: i32) -> (String, String) {
-    let out = String::from_utf8_lossy(&output.stdout).into_owned();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(
-        output.status.code(),
-        Some(status),
-        "stdout: {out}\nstderr: {err}"
-    );
-    assert!(!err.contains("panicked"), "{err}");
-    (out, err)
-}
-
-/// Ports that nobody uses at this moment, below the range that the kernel hands out itself.
-fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = 20_000 + u16::try_from(std::process::id() % 1000).expect("small") * 10;
-    loop {
-        let port = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
-            return port;
-        }
-    }
-}
-
-/// `prism init` with ports of its own, so that tests do not meet.
-fn cluster(dir: &Path) -> String {
-    expect(&prism(dir, &["init"]), 0);
-    let path = dir.join("prism.toml");
-    let mut text = fs::read_to_string(&path).expect("prism.toml");
-    for port in [7101, 7102, 7111, 7112, 7121, 7122] {
-        for port in [port, port + 1000] {
-            let from = format!("127.0.0.1:{port}\"");
-            assert!(text.contains(&from), "{text}");
-            text = text.replace(&from, &format!("127.0.0.1:{}\"", free_port()));
-        }
-    }
-    fs::write(&path, &text).expect("write");
-    text
-}
+use support::{cluster, expect, prism, temp};
 
 #[test]
 fn help_and_version_are_on_stdout() {

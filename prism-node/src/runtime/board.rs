@@ -179,6 +179,20 @@ impl Board {
             })
             .collect()
     }
+
+    /// Whether this node has something to deliver. A lane that a sibling holds is the sibling's.
+    ///
+    /// By the database's rows, not by the loop's snapshot: that one may be older than the newest
+    /// commit.
+    pub(crate) fn delivering(&self, state: &State) -> bool {
+        self.names.peers().any(|peer| {
+            let name = self.names.region(peer);
+            let row = state.rows.iter().find(|row| row.peer == name);
+            let holder = row.and_then(|row| row.holder.as_deref());
+            let mine = holder.is_none_or(|holder| holder == self.names.my_name());
+            mine && acked(state, &self.names, peer) < tail(state)
+        })
+    }
 }
 
 /// The lane gets through: nothing is wrong with it any more.

@@ -55,13 +55,8 @@ impl Runtime {
         self.queue.close();
         self.threads.finished("submit", deadline);
         let unanswered = self.queue.len();
-        let _ = self.handle.try_send(Command::Snapshot);
-        // A lane that a sibling holds is the sibling's to finish.
-        self.board.wait_until(deadline, |state| {
-            let lanes = state.snapshot.lanes.iter();
-            self.board.remaining(state).is_empty()
-                || !lanes.into_iter().any(|l| l.held && l.acked.seq < l.tail)
-        });
+        self.board
+            .wait_until(deadline, |state| !self.board.delivering(state));
         let remaining = self.board.remaining(&self.board.lock());
         let _ = self.outbox.try_send(OutboxJob::Stop);
         let leave = Instant::now() + LEAVE;
