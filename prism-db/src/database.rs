@@ -207,6 +207,8 @@ pub trait Database: Send {
     ///
     /// # Errors
     /// `DbError::Sql` with the index of the offender; `Fork`; `Ambiguous`: look at the position.
+    /// After `Unreachable` at the deadline a stopped server may apply it still when it goes on: the
+    /// watermark makes a repetition harmless.
     fn apply(&mut self, request: &ApplyRequest<'_>) -> Result<ApplyReport, DbError>;
 
     /// Updates of the own stream from `from` up to `to`, until `max_bytes` (encoded) are exceeded;

@@ -153,7 +153,10 @@ impl PgDatabase {
         batch.key = i64::from(RegionKey::of(request.stream).0);
         batch.epoch = request.epoch.0.cast_signed();
         batch.lenient = request.ignore_dependencies;
-        self.call(move |session, _| run(session, &batch))
+        self.call_once(move |session, _| {
+            session.check()?;
+            run(session, &batch)
+        })
     }
 }
 

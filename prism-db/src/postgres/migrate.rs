@@ -45,10 +45,7 @@ pub(crate) fn migrate(
     })?;
     let (topology, catalogue) = (topology.clone(), catalogue.clone());
     link.run(DEADLINES.statement * 2, move |session, _| {
-        session
-            .client
-            .batch_execute("BEGIN")
-            .map_err(|e| plain(&e))?;
+        session.begin()?;
         let migrated = run(session, &topology, &catalogue)?;
         session
             .client

@@ -14,7 +14,7 @@ mod submit;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::Config;
 use prism_proto::{Epoch, Position, RegionKey, Seq, Tag, Verdict};
@@ -72,9 +72,20 @@ pub(super) struct PgDatabase {
 }
 
 impl PgDatabase {
-    /// Runs `f` on the connection, which is made first if there is none. `f` is run again on a new
-    /// connection where the old one was found dead before anything was sent.
+    /// Runs `f`, which may be repeated at will, on the connection, which is made first if there is
+    /// none; once more on a new one if the old one turns out to be dead.
     fn call<R: Send + 'static>(
+        &mut self,
+        f: impl Fn(&mut Session) -> Result<R, Fault> + Send + Sync + 'static,
+    ) -> Result<R, DbError> {
+        self.call_once(move |session, _| match f(session) {
+            Err(Fault::Db(DbError::Unreachable(_))) => Err(Fault::Stale),
+            other => other,
+        })
+    }
+
+    /// The same for what must not be repeated: `f` itself says [`Fault::Stale`] where it may.
+    fn call_once<R: Send + 'static>(
         &mut self,
         f: impl Fn(&mut Session, &Gate) -> Result<R, Fault> + Send + Sync + 'static,
     ) -> Result<R, DbError> {
@@ -86,8 +97,9 @@ impl PgDatabase {
             let link = self.connected()?;
             let f = Arc::clone(&f);
             let result = link.run(deadline, move |session, gate| {
-                session.check()?;
-                f(session, gate)
+                let result = f(session, gate);
+                session.used = Instant::now();
+                result
             });
             let error = match result {
                 Ok(Ok(value)) => return Ok(value),
@@ -141,7 +153,7 @@ impl PgDatabase {
 
     /// A migration may have added versions since we connected.
     fn reload_statements(&mut self) -> Result<(), DbError> {
-        self.statements = Arc::new(self.call(|session, _| Ok(session.statements()?))?);
+        self.statements = Arc::new(self.call(|session| Ok(session.statements()?))?);
         Ok(())
     }
 
@@ -156,7 +168,7 @@ impl PgDatabase {
 
 impl Database for PgDatabase {
     fn region(&mut self) -> Result<RegionRow, DbError> {
-        self.call(|session, _| read_region(session))
+        self.call(|session| read_region(session))
     }
 
     fn submit(&mut self, batch: &[Submission]) -> Result<Vec<Committed>, DbError> {
@@ -165,7 +177,7 @@ impl Database for PgDatabase {
 
     fn position(&mut self, stream: &str) -> Result<Position, DbError> {
         let stream = stream.to_owned();
-        self.call(move |session, _| {
+        self.call(move |session| {
             let rows = session.query(
                 "SELECT epoch, applied, tag FROM prism.watermark WHERE stream = $1",
                 &[&stream],
@@ -178,7 +190,7 @@ impl Database for PgDatabase {
     }
 
     fn positions(&mut self) -> Result<Vec<(String, Position)>, DbError> {
-        self.call(|session, _| {
+        self.call(|session| {
             let rows = session.query(
                 "SELECT stream, epoch, applied, tag FROM prism.watermark ORDER BY stream",
                 &[],
@@ -212,22 +224,22 @@ impl Database for PgDatabase {
     }
 
     fn lanes(&mut self) -> Result<Vec<LaneRow>, DbError> {
-        self.call(|session, _| lane::all(session))
+        self.call(|session| lane::all(session))
     }
 
     fn lane_lease(&mut self, peer: &str, node: &str, ttl: Duration) -> Result<LaneRow, DbError> {
         let (peer, node) = (peer.to_owned(), node.to_owned());
-        self.call(move |session, _| lane::lease(session, &peer, &node, ttl))
+        self.call(move |session| lane::lease(session, &peer, &node, ttl))
     }
 
     fn lane_release(&mut self, peer: &str, node: &str) -> Result<(), DbError> {
         let (peer, node) = (peer.to_owned(), node.to_owned());
-        self.call(move |session, _| lane::release(session, &peer, &node))
+        self.call(move |session| lane::release(session, &peer, &node))
     }
 
     fn lane_acked(&mut self, peer: &str, position: Position) -> Result<(), DbError> {
         let peer = peer.to_owned();
-        self.call(move |session, _| lane::acked(session, &peer, position))
+        self.call(move |session| lane::acked(session, &peer, position))
     }
 
     fn outbox_trim(&mut self, retention: Duration, limit: u32) -> Result<u64, DbError> {
@@ -235,7 +247,7 @@ impl Database for PgDatabase {
     }
 
     fn rejected_count(&mut self) -> Result<u64, DbError> {
-        self.call(|session, _| {
+        self.call(|session| {
             let rows = session.query(
                 "SELECT count(*) FROM prism.rejected WHERE resolution IS NULL",
                 &[],
@@ -246,11 +258,11 @@ impl Database for PgDatabase {
     }
 
     fn rejected(&mut self, limit: u32) -> Result<Vec<RejectedRow>, DbError> {
-        self.call(move |session, _| apply::rejected(session, limit))
+        self.call(move |session| apply::rejected(session, limit))
     }
 
     fn hlc(&mut self) -> Result<Hlc, DbError> {
-        self.call(|session, _| {
+        self.call(|session| {
             let rows = session.query(
                 "SELECT greatest((SELECT max(hlc) FROM prism.region),
                                  (SELECT max(hlc) FROM prism.watermark),

@@ -114,7 +114,7 @@ impl PgDatabase {
         while last < to {
             let range = (last.next().0.cast_signed(), to.0.cast_signed());
             let bytes = i64::try_from(left).unwrap_or(i64::MAX);
-            let page = self.call(move |session, _| {
+            let page = self.call(move |session| {
                 let rows = session.query(READ, &[&range.0, &range.1, &PAGE, &bytes])?;
                 Ok(rows.iter().map(stored).collect::<Result<Vec<_>, _>>()?)
             })?;
@@ -144,8 +144,8 @@ impl PgDatabase {
         &mut self,
         request_id: [u8; 16],
     ) -> Result<Option<Committed>, DbError> {
-        let found = self.call(move |session, _| {
-            session.client.batch_execute("BEGIN")?;
+        let found = self.call(move |session| {
+            session.begin()?;
             let result = find(session, request_id);
             let rollback = session.client.batch_execute("ROLLBACK");
             let found = result?;
@@ -156,7 +156,7 @@ impl PgDatabase {
     }
 
     pub(super) fn verify_position(&mut self, position: Position) -> Result<Verdict, DbError> {
-        self.call(move |session, _| {
+        self.call(move |session| {
             let region = read_region(session)?;
             let next = position.seq.next().0.cast_signed();
             let rows =
@@ -169,7 +169,7 @@ impl PgDatabase {
     pub(super) fn trim_outbox(&mut self, retention: Duration, limit: u32) -> Result<u64, DbError> {
         let peers: Vec<String> = self.peers.values().cloned().collect();
         let micros = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX / 4) as f64;
-        self.call(move |session, _| {
+        self.call(move |session| {
             let deleted = session.execute(TRIM, &[&peers, &micros, &i64::from(limit)])?;
             Ok(deleted)
         })

@@ -2,7 +2,7 @@
 //! right one.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::config::SslMode;
 use postgres::types::ToSql;
@@ -14,6 +14,9 @@ use crate::{DbError, Digest, ParamType};
 
 /// PostgreSQL 13: `xid8` and `pg_current_xact_id`.
 const OLDEST_SERVER: i32 = 130_000;
+
+/// A connection used this recently is taken to be alive.
+const IDLE: Duration = Duration::from_millis(500);
 
 /// Deadlines of a session.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +63,8 @@ pub(super) struct Backend {
 pub(super) struct Session {
     pub client: Client,
     pub backend: Backend,
+    /// When a call on it last began.
+    pub used: Instant,
     prepared: HashMap<&'static str, Statement>,
 }
 
@@ -88,25 +93,38 @@ impl Session {
         let mut session = Self {
             client,
             backend: Backend::default(),
+            used: Instant::now(),
             prepared: HashMap::new(),
         };
         session.assert_settings()?;
         Ok(session)
     }
 
-    /// Notices without a round trip that the server has closed the connection meanwhile.
+    /// Asks a connection that has been idle whether it still lives, before something is sent of which
+    /// one must not wonder afterwards whether it arrived. Servers restart mostly while nobody asks.
     ///
     /// # Errors
     /// [`Fault::Stale`].
     pub fn check(&mut self) -> Result<(), Fault> {
-        use fallible_iterator::FallibleIterator as _;
-        // Polls the connection once; nobody listens, so there is nothing to lose.
-        let alive = self.client.notifications().iter().next().is_ok();
-        if alive && !self.client.is_closed() {
-            Ok(())
-        } else {
-            Err(Fault::Stale)
+        if self.used.elapsed() < IDLE {
+            return Ok(());
         }
+        self.client.batch_execute("").map_err(|_| Fault::Stale)?;
+        self.used = Instant::now();
+        Ok(())
+    }
+
+    /// Opens a transaction. Where that fails nothing has been sent that could have an effect.
+    ///
+    /// # Errors
+    /// [`Fault::Stale`] if the connection has ended.
+    pub fn begin(&mut self) -> Result<(), Fault> {
+        self.client
+            .batch_execute("BEGIN")
+            .map_err(|error| match plain(&error) {
+                DbError::Unreachable(_) => Fault::Stale,
+                other => Fault::Db(other),
+            })
     }
 
     /// Ends a server process whose connection was abandoned and which may still hold locks. As well

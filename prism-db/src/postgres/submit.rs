@@ -71,7 +71,7 @@ impl PgDatabase {
                 .params
                 .push(index, &installed.params, &submission.params)?;
         }
-        self.call(move |session, gate| run(session, gate, &batch))
+        self.call_once(move |session, gate| run(session, gate, &batch))
             .map_err(|error| match error {
                 DbError::Sql {
                     class,
@@ -97,9 +97,8 @@ fn encode(submission: &Submission) -> Result<Vec<u8>, DbError> {
 }
 
 fn run(session: &mut Session, gate: &Gate, batch: &Batch) -> Result<Vec<Committed>, Fault> {
-    let statement = session.prepared(SUBMIT)?;
-    session.client.batch_execute("BEGIN")?;
-    let result = execute(session, &statement, batch);
+    session.begin()?;
+    let result = execute(session, batch);
     // Judged by the results of the statements: COMMIT of a failed transaction "succeeds" as well,
     // but a transaction whose last call gave a result has not failed.
     let committed = match result {
@@ -123,11 +122,8 @@ fn run(session: &mut Session, gate: &Gate, batch: &Batch) -> Result<Vec<Committe
     Ok(committed)
 }
 
-fn execute(
-    session: &mut Session,
-    statement: &postgres::Statement,
-    batch: &Batch,
-) -> Result<Vec<Committed>, Fault> {
+fn execute(session: &mut Session, batch: &Batch) -> Result<Vec<Committed>, Fault> {
+    let statement = session.prepared(SUBMIT)?;
     let [text, int, float, bool, bytes, uuid, time] = batch.params.columns();
     let params: [&(dyn ToSql + Sync); 11] = [
         &batch.ids,
@@ -142,7 +138,7 @@ fn execute(
         uuid,
         time,
     ];
-    let row = session.client.query_one(statement, &params)?;
+    let row = session.client.query_one(&statement, &params)?;
     if let Some(item) = column::<Option<i32>>(&row, 0)? {
         let state: Option<String> = column(&row, 1)?;
         let message: Option<String> = column(&row, 2)?;
