@@ -21,13 +21,12 @@ const MAX_ROUNDS: usize = 64;
 const APPLY: &str = "SELECT r_outcome, r_epoch, r_applied, r_tag, r_item, r_state, r_message,
         r_detail, r_drift, r_drift_rows
     FROM prism.apply_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-        $17, $18, $19, $20, $21, $22, $23, $24, $25)";
+        $17, $18, $19, $20, $21, $22, $23, $24)";
 
 /// The arguments, in the function's order.
 #[derive(Debug, Default)]
 struct Batch {
     stream: String,
-    key: i64,
     epoch: i64,
     first: i64,
     prev_tag: i64,
@@ -100,6 +99,7 @@ impl PgDatabase {
                         }
                     }
                 }
+                "unknown" => return Err(unknown(request.stream)),
                 "behind" => {
                     let item = &request.items[index.min(request.items.len() - 1)];
                     if let Some(needs) = self.behind(&item.update)? {
@@ -150,7 +150,6 @@ impl PgDatabase {
         let mut batch = build(items, &self.statements, |key| self.peers.contains_key(&key))
             .map_err(|error| shift(error, start))?;
         request.stream.clone_into(&mut batch.stream);
-        batch.key = i64::from(RegionKey::of(request.stream).0);
         batch.epoch = request.epoch.0.cast_signed();
         batch.lenient = request.ignore_dependencies;
         self.call_once(move |session, _| {
@@ -253,9 +252,8 @@ fn build(
 
 fn run(session: &mut Session, batch: &Batch) -> Result<Answer, Fault> {
     let [text, int, float, bool, bytes, uuid, time] = batch.params.columns();
-    let params: [&(dyn ToSql + Sync); 25] = [
+    let params: [&(dyn ToSql + Sync); 24] = [
         &batch.stream,
-        &batch.key,
         &batch.epoch,
         &batch.first,
         &batch.prev_tag,
@@ -285,14 +283,19 @@ fn run(session: &mut Session, batch: &Batch) -> Result<Answer, Fault> {
         .client
         .query_one(&statement, &params)
         .map_err(|error| fault::in_commit(&error))?;
+    let outcome: String = column(&row, 0)?;
     let item: Option<i32> = column(&row, 4)?;
     let message: Option<String> = column(&row, 6)?;
     let detail: Option<String> = column(&row, 7)?;
     let drift: Option<Vec<i32>> = column(&row, 8)?;
     let drift_rows: Option<Vec<i64>> = column(&row, 9)?;
     Ok(Answer {
-        outcome: column(&row, 0)?,
-        position: position(&row, 1)?,
+        position: if outcome == "unknown" {
+            Position::default()
+        } else {
+            position(&row, 1)?
+        },
+        outcome,
         item: item.map_or(0, from_one),
         state: column::<Option<String>>(&row, 5)?.unwrap_or_default(),
         message: fault::words(&message.unwrap_or_default(), detail.as_deref(), None),
@@ -303,6 +306,13 @@ fn run(session: &mut Session, batch: &Batch) -> Result<Answer, Fault> {
             .map(|(item, rows)| (from_one(item), rows.cast_unsigned()))
             .collect(),
     })
+}
+
+/// No watermark, or no lane, of that region.
+pub(super) fn unknown(region: &str) -> DbError {
+    DbError::Schema(format!(
+        "region {region} is not known to this database; run: prism migrate"
+    ))
 }
 
 /// SQL counts from 1.

@@ -6,7 +6,7 @@
 -- update that made it.
 
 CREATE OR REPLACE FUNCTION prism.apply_batch(
-    p_stream text, p_key bigint, p_epoch bigint, p_first bigint, p_prev_tag bigint,
+    p_stream text, p_epoch bigint, p_first bigint, p_prev_tag bigint,
     p_tags bigint[], p_hlc bigint, p_ids integer[], p_expect bigint[],
     p_seen_item integer[], p_seen_key bigint[], p_seen_seq bigint[], p_lenient boolean,
     p_reject_seq bigint[], p_reject_statement bytea[], p_reject_update bytea[],
@@ -25,10 +25,8 @@ BEGIN
     SELECT w.epoch, w.applied, w.tag INTO r_epoch, r_applied, r_tag
         FROM prism.watermark w WHERE w.stream = p_stream FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        INSERT INTO prism.watermark (stream, key) VALUES (p_stream, p_key)
-            ON CONFLICT DO NOTHING;
-        SELECT w.epoch, w.applied, w.tag INTO r_epoch, r_applied, r_tag
-            FROM prism.watermark w WHERE w.stream = p_stream FOR NO KEY UPDATE;
+        r_outcome := 'unknown';
+        RETURN;
     END IF;
     IF r_epoch <> p_epoch AND (r_epoch <> 0 OR r_applied <> 0) THEN
         r_outcome := 'epoch';

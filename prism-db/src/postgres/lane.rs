@@ -6,8 +6,8 @@ use postgres::Row;
 use prism_proto::Position;
 
 use super::fault::Fault;
-use super::position;
 use super::session::{Session, column};
+use super::{apply, position};
 use crate::{DbError, LaneRow};
 
 /// The database's clock decides, at the moment of the call, not at the start of a transaction.
@@ -19,19 +19,15 @@ const ONE: &str = "SELECT peer, epoch, acked, tag,
         CASE WHEN lease_until > clock_timestamp() THEN holder END
     FROM prism.lane WHERE peer = $1";
 
-const LEASE: &str = "INSERT INTO prism.lane AS l (peer, holder, lease_until)
-        VALUES ($1, $2, clock_timestamp() + $3 * interval '1 microsecond')
-    ON CONFLICT (peer) DO UPDATE
-        SET holder = excluded.holder, lease_until = excluded.lease_until
-        WHERE l.holder IS NULL OR l.holder = excluded.holder
-           OR l.lease_until IS NULL OR l.lease_until <= clock_timestamp()";
+const LEASE: &str = "UPDATE prism.lane
+    SET holder = $2, lease_until = clock_timestamp() + $3 * interval '1 microsecond'
+    WHERE peer = $1 AND (holder IS NULL OR holder = $2
+        OR lease_until IS NULL OR lease_until <= clock_timestamp())";
 
 /// Not back within an epoch; a peer that was emptied and asks from the start has another one, or
 /// is dealt with before it gets here.
-const ACKED: &str = "INSERT INTO prism.lane AS l (peer, epoch, acked, tag) VALUES ($1, $2, $3, $4)
-    ON CONFLICT (peer) DO UPDATE
-        SET epoch = excluded.epoch, acked = excluded.acked, tag = excluded.tag
-        WHERE l.epoch <> excluded.epoch OR l.acked < excluded.acked";
+const ACKED: &str = "UPDATE prism.lane SET epoch = $2, acked = $3, tag = $4
+    WHERE peer = $1 AND (epoch <> $2 OR acked < $3)";
 
 fn row(row: &Row) -> Result<LaneRow, DbError> {
     Ok(LaneRow {
@@ -56,9 +52,7 @@ pub(super) fn lease(
     let micros = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX / 4) as f64;
     session.execute(LEASE, &[&peer, &node, &micros])?;
     let rows = session.query(ONE, &[&peer])?;
-    let found = rows
-        .first()
-        .ok_or_else(|| DbError::Schema(format!("the lane to {peer} has vanished")))?;
+    let found = rows.first().ok_or_else(|| apply::unknown(peer))?;
     Ok(row(found)?)
 }
 

@@ -168,7 +168,7 @@ impl PgDatabase {
 
 impl Database for PgDatabase {
     fn region(&mut self) -> Result<RegionRow, DbError> {
-        self.call(|session| read_region(session))
+        self.call(read_region)
     }
 
     fn submit(&mut self, batch: &[Submission]) -> Result<Vec<Committed>, DbError> {
@@ -182,10 +182,8 @@ impl Database for PgDatabase {
                 "SELECT epoch, applied, tag FROM prism.watermark WHERE stream = $1",
                 &[&stream],
             )?;
-            Ok(match rows.first() {
-                Some(row) => position(row, 0)?,
-                None => Position::default(),
-            })
+            let row = rows.first().ok_or_else(|| apply::unknown(&stream))?;
+            Ok(position(row, 0)?)
         })
     }
 
@@ -224,7 +222,7 @@ impl Database for PgDatabase {
     }
 
     fn lanes(&mut self) -> Result<Vec<LaneRow>, DbError> {
-        self.call(|session| lane::all(session))
+        self.call(lane::all)
     }
 
     fn lane_lease(&mut self, peer: &str, node: &str, ttl: Duration) -> Result<LaneRow, DbError> {
@@ -265,8 +263,7 @@ impl Database for PgDatabase {
         self.call(|session| {
             let rows = session.query(
                 "SELECT greatest((SELECT max(hlc) FROM prism.region),
-                                 (SELECT max(hlc) FROM prism.watermark),
-                                 (extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16)",
+                                 (SELECT max(hlc) FROM prism.watermark))",
                 &[],
             )?;
             let hlc: i64 = rows.first().map_or(Ok(0), |row| column(row, 0))?;

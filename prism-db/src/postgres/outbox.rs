@@ -126,12 +126,13 @@ impl PgDatabase {
                 }
                 let committed = self.complete(row)?;
                 let bytes = committed.update.encode();
-                sink(committed.seq, &bytes);
-                last = committed.seq;
-                if bytes.len() > left {
+                // One always: a large one must not block the lane.
+                if bytes.len() > left && last >= from {
                     return Ok(last);
                 }
-                left -= bytes.len();
+                sink(committed.seq, &bytes);
+                last = committed.seq;
+                left = left.saturating_sub(bytes.len());
             }
             if !full {
                 break;

@@ -5,6 +5,8 @@
 //! SQL, by a client that knows nothing of Prism, and the updates are not idempotent on purpose.
 
 mod flaky;
+#[cfg(unix)]
+mod postgres;
 mod sqlite;
 mod world;
 
@@ -95,3 +97,5 @@ macro_rules! suite {
 }
 
 suite!(on_sqlite, crate::sqlite::Sqlite::start());
+#[cfg(unix)]
+suite!(on_postgres, crate::postgres::Postgres::start());
