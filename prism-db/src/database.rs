@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use prism_proto::{Epoch, Position, RegionKey, Seq, Verdict};
 
+use crate::catalogue::{CatalogueError, Statement};
 use crate::{DbError, Digest, Hlc, Update, Value};
 
 /// Names of the regions, as every database knows them.
@@ -281,6 +282,16 @@ pub trait Database: Send {
     /// # Errors
     /// [`DbError`].
     fn rejected(&mut self, limit: u32) -> Result<Vec<RejectedRow>, DbError>;
+
+    /// What keeps a statement from running in this database: missing tables and columns, columns
+    /// that an INSERT leaves to a sequence or a clock. Runs nothing.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn check(&mut self, statement: &Statement) -> Result<Vec<CatalogueError>, DbError> {
+        let _ = statement;
+        Ok(Vec::new())
+    }
 
     /// The database's hybrid clock now (for tests and status).
     ///

@@ -102,6 +102,39 @@ fn the_file_is_durable_and_shared() {
 }
 
 #[test]
+fn a_check_finds_what_is_missing_and_what_differs_between_regions() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = create(dir.path(), "NA");
+    plain(&path)
+        .execute_batch(
+            "CREATE TABLE log (id INTEGER PRIMARY KEY, at TEXT DEFAULT CURRENT_TIMESTAMP,
+                               who TEXT DEFAULT (lower('X')), r INTEGER DEFAULT (random()), t TEXT)",
+        )
+        .expect("table");
+    let check = |sql: &str| {
+        let config: StatementConfig = serde_json::from_value(serde_json::json!(
+            {"name": "s", "kind": "insert", "params": ["text"], "sql": sql}
+        ))
+        .expect("configuration");
+        let catalogue = Catalogue::load(&[config]).expect("catalogue");
+        let statement = Arc::clone(catalogue.get("s").expect("statement"));
+        let errors = connect(&path, "NA").check(&statement).expect("check");
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let found = check("INSERT INTO log (t) VALUES ($1)").join("\n");
+    for column in ["column id", "column at", "column r"] {
+        assert!(found.contains(column), "{found}");
+    }
+    assert!(
+        !found.contains("column who") && found.contains("gen_now"),
+        "{found}"
+    );
+    assert!(check("INSERT INTO log (id, at, r, t) VALUES (1, 2, 3, $1)").is_empty());
+    assert!(check("INSERT INTO nowhere (t) VALUES ($1)")[0].contains("nowhere"));
+    assert!(check("INSERT INTO log (nothing) VALUES ($1)")[0].contains("nothing"));
+}
+
+#[test]
 fn a_missing_file_is_not_created() {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path().join("none.db");

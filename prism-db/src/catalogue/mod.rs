@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use bind::BindError;
+pub use sql::Target;
+pub(crate) use sql::is_deterministic;
 use sql::{Analysis, Problem, Role, Verb};
 
 use crate::{DbError, Digest, ParamType};
@@ -111,6 +113,7 @@ pub struct Statement {
     config: StatementConfig,
     digest: Digest,
     old_columns: usize,
+    insert: Option<Target>,
 }
 
 impl Statement {
@@ -160,6 +163,21 @@ impl Statement {
     #[must_use]
     pub fn undo(&self) -> Option<&str> {
         self.config.undo.as_deref().map(bare)
+    }
+
+    /// Where it inserts, if it is an INSERT.
+    #[must_use]
+    pub fn insert(&self) -> Option<&Target> {
+        self.insert.as_ref()
+    }
+
+    /// Its texts, each under the key of the configuration that it stands under.
+    pub fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let optional = [("old", self.old()), ("undo", self.undo())];
+        let optional = optional
+            .into_iter()
+            .filter_map(|(key, sql)| Some((key, sql?)));
+        std::iter::once(("sql", self.sql())).chain(optional)
     }
 
     /// What happens when a region refuses it.
@@ -437,6 +455,7 @@ fn check(config: &StatementConfig, errors: &mut Vec<CatalogueError>) -> Option<S
         config: config.clone(),
         digest: digest(config),
         old_columns: old_columns.unwrap_or(0),
+        insert: write.and_then(|analysis| analysis.insert),
     })
 }
 

@@ -49,6 +49,33 @@ pub(super) struct Analysis {
     pub(super) olds: BTreeSet<usize>,
     /// Columns that a SELECT gives.
     pub(super) columns: usize,
+    /// Table and named columns of an INSERT.
+    pub(super) insert: Option<Target>,
+}
+
+/// Where an INSERT writes: the columns that it does not name take their defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// As written, without quotes: `users`, `app.users`.
+    pub table: String,
+    /// The columns that it names; empty if it names none.
+    pub columns: Vec<String>,
+}
+
+/// Whether a column's default gives the same in every region.
+pub(crate) fn is_deterministic(expression: &str) -> bool {
+    analyse(&format!("SELECT {expression}"), Role::Old, false).is_ok()
+}
+
+fn target(statement: &Statement) -> Option<Target> {
+    let Statement::Insert(insert) = statement else {
+        return None;
+    };
+    let plain = |name: &dyn ToString| name.to_string().replace('"', "");
+    Some(Target {
+        table: plain(&insert.table),
+        columns: insert.columns.iter().map(|name| plain(name)).collect(),
+    })
 }
 
 const OTHERS: &str = "make it read only the rows that it writes, found by key, or write reads = \"others\" if it gives the same result in every region";
@@ -76,6 +103,7 @@ pub(super) fn analyse(
             params: finder.params,
             olds: finder.olds,
             columns,
+            insert: target(&statement),
         })
     } else {
         Err(finder.problems.into_iter().collect())

@@ -5,6 +5,7 @@
 //! on or dies: nothing here can break its lock.
 
 mod apply;
+mod check;
 mod connection;
 mod errors;
 mod ledger;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use prism_proto::{Epoch, Position, Seq, Verdict};
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::catalogue::{Catalogue, Statement};
+use crate::catalogue::{Catalogue, CatalogueError, Statement};
 use crate::{
     ApplyReport, ApplyRequest, Committed, Database, DbError, Digest, Hlc, LaneRow, OpenOptions,
     RegionRow, RejectedRow, Submission,
@@ -229,6 +230,10 @@ impl Database for Sqlite {
 
     fn rejected(&mut self, limit: u32) -> Result<Vec<RejectedRow>, DbError> {
         self.read(|db| ledger::rejected(db, limit))
+    }
+
+    fn check(&mut self, statement: &Statement) -> Result<Vec<CatalogueError>, DbError> {
+        self.read(|db| check::check(db, statement))
     }
 
     fn hlc(&mut self) -> Result<Hlc, DbError> {
