@@ -37,9 +37,6 @@ pub use guard::NODE_HEADER;
 /// Connections at once; the next ones wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 1024;
 
-/// A client that has not sent its headers by then, or that idles so long, is cut off.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Bytes of headers; tokens and request lines are short.
 const MAX_HEADER_BYTES: usize = 32 << 10;
 
@@ -48,6 +45,24 @@ const BODY_BUDGET: usize = 64 << 20;
 
 /// Whoever has not finished by then when the node stops is cut off.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long slow clients are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Whoever has not sent all headers by then, or idles so long, is cut off.
+    pub headers: Duration,
+    /// Whoever has not sent the whole body by then is cut off.
+    pub body: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            headers: Duration::from_secs(30),
+            body: Duration::from_secs(15),
+        }
+    }
+}
 
 /// What a server needs to know.
 pub struct ServerConfig {
@@ -59,6 +74,8 @@ pub struct ServerConfig {
     pub token: Option<String>,
     /// Largest encoded update; a request may be somewhat larger.
     pub max_update: usize,
+    /// With slow clients.
+    pub patience: Patience,
     /// Checks parameters against the catalogue.
     pub binder: Arc<dyn Binder>,
     /// Takes the updates.
@@ -103,6 +120,7 @@ struct App {
     node: String,
     token: Option<String>,
     max_body: usize,
+    body_timeout: Duration,
     body_budget: Semaphore,
     binder: Arc<dyn Binder>,
     intake: Arc<dyn Intake>,
@@ -142,7 +160,8 @@ impl Server {
             TcpListener::from_std(listener).map_err(bind)?
         };
         let (stop, stopped) = watch::channel(false);
-        let task = runtime.spawn(serve(listener, router(config), stopped));
+        let headers = config.patience.headers;
+        let task = runtime.spawn(serve(listener, router(config), headers, stopped));
         Ok(Self {
             runtime: Some(runtime),
             stop,
@@ -179,6 +198,7 @@ fn router(config: ServerConfig) -> Router {
         node: config.node,
         token: config.token,
         max_body: updates::max_body(config.max_update),
+        body_timeout: config.patience.body,
         body_budget: Semaphore::new(BODY_BUDGET),
         binder: config.binder,
         intake: config.intake,
@@ -197,12 +217,17 @@ fn router(config: ServerConfig) -> Router {
         .with_state(app)
 }
 
-async fn serve(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
+async fn serve(
+    listener: TcpListener,
+    router: Router,
+    header_timeout: Duration,
+    mut stopped: watch::Receiver<bool>,
+) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(header_timeout)
         .max_buf_size(MAX_HEADER_BYTES);
     loop {
         let accepted = tokio::select! {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use prism_node::config::Config;
-use prism_node::http::{Server, ServerConfig};
+use prism_node::http::{Patience, Server, ServerConfig};
 use prism_node::intake::{Answer, Failure, Intake, NewUpdate};
 use prism_node::status::{Board, Lane, Status};
 use prism_proto::Seq;
@@ -284,6 +284,7 @@ fn serve(dir: &Path) -> (Server, Arc<FakeNode>) {
         node: "NA1".into(),
         token: config.token().expect("token"),
         max_update: 256 << 10,
+        patience: Patience::default(),
         binder: config.catalogue,
         intake: fake.clone(),
         board: fake.clone(),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use prism_node::config::Config;
+use proptest::prelude::*;
 
 const GOOD: &str = r#"cluster = "game"
 psk_file = "game.psk"
@@ -387,6 +388,30 @@ fn hostile_text_gives_errors_and_never_panics() {
             "message is {} bytes",
             message.len()
         );
+    }
+}
+
+proptest! {
+    /// Any few bytes replaced, inserted or cut out anywhere in a good file.
+    #[test]
+    fn a_damaged_file_never_panics(
+        edits in prop::collection::vec((0..GOOD.len(), 0usize..12, "[\\PC\n]{0,6}"), 1..5)
+    ) {
+        let mut text = GOOD.to_owned();
+        for (at, cut, new) in edits {
+            let floor = |mut i: usize| {
+                i = i.min(text.len());
+                while !text.is_char_boundary(i) {
+                    i -= 1;
+                }
+                i
+            };
+            let (from, to) = (floor(at), floor(at + cut));
+            text.replace_range(from..to.max(from), &new);
+        }
+        if let Err(message) = parse(&text) {
+            prop_assert!(message.contains("fix: "), "{message}");
+        }
     }
 }
 

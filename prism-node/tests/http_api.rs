@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use prism_db::Value;
 use prism_node::config::Config;
-use prism_node::http::{Server, ServerConfig, ServerError};
+use prism_node::http::{Patience, Server, ServerConfig, ServerError};
 use prism_node::intake::{Answer, Failure, Intake, NewUpdate};
 use prism_node::status::{Alarm, Board, Lane, Status};
 use prism_proto::Seq;
@@ -120,6 +120,7 @@ fn server_config(token: Option<&str>) -> (ServerConfig, Arc<FakeIntake>, Arc<Fak
         node: "NA1".into(),
         token: token.map(str::to_owned),
         max_update: 256 << 10,
+        patience: Patience::default(),
         binder: config.catalogue,
         intake: intake.clone(),
         board: board.clone(),
@@ -568,6 +569,74 @@ fn garbage_is_cut_off_and_the_node_lives_on() {
     let reply = node.raw(headers.as_bytes());
     assert_eq!(reply.status, 431);
     assert_eq!(node.get("/healthz").status, 200);
+}
+
+#[test]
+fn slow_clients_are_cut_off() {
+    let (mut config, intake, board) = server_config(None);
+    config.patience = Patience {
+        headers: Duration::from_millis(100),
+        body: Duration::from_millis(100),
+    };
+    let server = Server::start(config).expect("server");
+    let node = Node {
+        address: server.address(),
+        server: Some(server),
+        intake,
+        board,
+    };
+    // Silent, in the middle of the headers, idle after an answer: the end of the connection.
+    for request in [
+        "",
+        "GET /healthz HTT",
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(node.address).expect("connect");
+        stream.write_all(request.as_bytes()).expect("write");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .expect("timeout");
+        stream
+            .read_to_end(&mut Vec::new())
+            .expect("the server closes it");
+    }
+    let body = format!(
+        "POST /v1/updates HTTP/1.1\r\nhost: {}\r\ncontent-length: 100\r\n\r\n{{",
+        node.address
+    );
+    let reply = node.raw(body.as_bytes());
+    assert_eq!((reply.status, reply.code().as_str()), (408, "slow_body"));
+    assert!(node.taken().is_empty());
+}
+
+#[test]
+fn bodies_of_all_clients_together_are_bounded() {
+    let node = start(None);
+    let announce = |bytes: usize| {
+        let head = format!(
+            "POST /v1/updates HTTP/1.1\r\nhost: {}\r\ncontent-length: {bytes}\r\n\r\n",
+            node.address
+        );
+        let mut stream = TcpStream::connect(node.address).expect("connect");
+        stream.write_all(head.as_bytes()).expect("write");
+        stream
+    };
+    // 64 MiB in all, 4 MiB each; these send nothing, so they hold their room.
+    let mut hogs: Vec<_> = (0..16).map(|_| announce(4 << 20)).collect();
+    let body = r#"{"statement":"add_kills","params":["steve",1]}"#;
+    let started = std::time::Instant::now();
+    loop {
+        let reply = node.post(body);
+        if reply.status == 503 {
+            assert_eq!(reply.code(), "busy");
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "room for all");
+    }
+    hogs.truncate(15);
+    while node.post(body).status != 200 {
+        assert!(started.elapsed() < Duration::from_secs(10), "room again");
+    }
 }
 
 #[test]

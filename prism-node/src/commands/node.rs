@@ -9,7 +9,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::{CliError, NodeArgs, find_node};
 use crate::config::{Config, Node};
-use crate::http::{Server, ServerConfig};
+use crate::http::{Patience, Server, ServerConfig};
 use crate::keys::{KeyError, SecretKey};
 use crate::runtime::Runtime;
 
@@ -72,6 +72,7 @@ fn serve(
         node: node.name.clone(),
         token,
         max_update: usize::try_from(config.limits.max_update).unwrap_or(usize::MAX),
+        patience: Patience::default(),
         binder: config.catalogue.clone(),
         intake: runtime.intake(),
         board: runtime.board(),

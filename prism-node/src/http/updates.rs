@@ -16,9 +16,6 @@ use super::bind::Unbound;
 use super::error::HttpError;
 use crate::intake::{Answer, Failure, Mode, NewUpdate};
 
-/// A client that has not sent its body by then is cut off.
-const BODY_TIMEOUT: Duration = Duration::from_secs(15);
-
 /// Longest wait for the local database; the worker's own deadlines are shorter.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -73,7 +70,7 @@ pub(super) async fn post(
         .body_budget
         .try_acquire_many(permits)
         .map_err(|_| Failure::Busy)?;
-    let bytes = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, app.max_body))
+    let bytes = tokio::time::timeout(app.body_timeout, to_bytes(body, app.max_body))
         .await
         .map_err(|_| {
             HttpError::new(
