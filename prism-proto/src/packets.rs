@@ -52,6 +52,17 @@ pub struct PacketSlot {
 }
 
 impl PacketSlot {
+    /// What every slot holds at first.
+    pub const EMPTY: Self = Self {
+        pn: 0,
+        sent: None,
+        content: Content::None,
+        bytes: 0,
+        opening: 0,
+        control: 0,
+        state: State::Done,
+    };
+
     pub(crate) const fn new(
         pn: u64,
         sent: Instant,
@@ -275,3 +286,6 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> PacketRing<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,17 @@ pub struct RecvSlot {
     complete: bool,
 }
 
+impl RecvSlot {
+    /// What every slot holds at first.
+    pub const EMPTY: Self = Self {
+        have: [0; MAX_FRAGMENTS / 64],
+        total: 0,
+        chunk: 0,
+        left: 0,
+        complete: false,
+    };
+}
+
 /// A part of an update as it comes out of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Part {
@@ -228,3 +239,6 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> RecvWindow<R> {
 fn pieces(total: u32, chunk: u16) -> usize {
     total.div_ceil(u32::from(chunk.max(1))) as usize
 }
+
+#[cfg(test)]
+mod tests;

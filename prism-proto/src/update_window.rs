@@ -31,6 +31,18 @@ pub struct UpdateSlot {
     again: bool,
 }
 
+impl UpdateSlot {
+    /// What every slot holds at first.
+    pub const EMPTY: Self = Self {
+        todo: [0; MAX_FRAGMENTS / 64],
+        len: 0,
+        pn: 0,
+        left: 0,
+        state: State::Free,
+        again: false,
+    };
+}
+
 /// ```text
 ///   applied | acked+1 ...................... next-1 | next ... tail
 ///    (gone) |  in flight, pending or received       | not sent yet
@@ -294,3 +306,6 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> UpdateWindow<U> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

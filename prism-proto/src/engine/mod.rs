@@ -88,6 +88,13 @@ pub struct Engine<S: Storage> {
 }
 
 impl<S: Storage> Engine<S> {
+    /// Bytes that a lane, a link and an inlet take beside the storage handed in.
+    pub const PART_SIZES: (usize, usize, usize) = (
+        size_of::<Lane<S::Updates>>(),
+        size_of::<Link<S::Packets>>(),
+        size_of::<Inlet<S::Received>>(),
+    );
+
     /// An engine that knows its cluster and nothing else: no session stands, no lane is held.
     ///
     /// # Errors

@@ -164,3 +164,6 @@ impl<'b> Writer<'b> {
         self.len += n;
     }
 }
+
+#[cfg(test)]
+mod tests;
