@@ -256,7 +256,8 @@ async fn serve(
 }
 
 async fn status(State(app): State<Arc<App>>) -> Response {
-    axum::Json(app.board.status()).into_response()
+    // It asks the loop for fresh figures and waits for them (briefly, also if the loop is stuck).
+    axum::Json(tokio::task::block_in_place(|| app.board.status())).into_response()
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
@@ -265,7 +266,7 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
             header::CONTENT_TYPE,
             "text/plain; version=0.0.4; charset=utf-8",
         )],
-        app.board.metrics(),
+        tokio::task::block_in_place(|| app.board.metrics()),
     )
         .into_response()
 }

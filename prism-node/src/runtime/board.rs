@@ -1,16 +1,19 @@
 //! What the node knows about itself: written by the loop and the workers, read by HTTP.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use prism_db::{LaneRow, RegionRow};
-use prism_net::Snapshot;
+use prism_net::{Command, Handle, Snapshot};
 use prism_proto::{ApplyCause, InletState, Position, RegionId, Seq, Target};
 
 use super::alarms::{Alarms, name};
 use super::names::Names;
 use crate::metrics;
 use crate::status;
+
+/// What a status waits for the loop's figures.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// What one inlet has done.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +54,8 @@ pub(crate) struct Counters {
 pub(crate) struct State {
     /// The loop's figures.
     pub(crate) snapshot: Snapshot,
+    /// How often they have come.
+    rounds: u64,
     /// Own numbering; `None` until the database was reached.
     pub(crate) region: Option<RegionRow>,
     /// As the database knows the lanes.
@@ -81,6 +86,8 @@ pub(crate) struct Board {
     pub(crate) names: Arc<Names>,
     state: Mutex<State>,
     progress: Condvar,
+    /// Where fresh figures are asked for, once the loop is there.
+    figures: OnceLock<Handle>,
 }
 
 impl Board {
@@ -97,6 +104,25 @@ impl Board {
             }),
             names,
             progress: Condvar::new(),
+            figures: OnceLock::new(),
+        }
+    }
+
+    /// From now on figures can be asked for.
+    pub(crate) fn connect(&self, handle: Handle) {
+        let _ = self.figures.set(handle);
+    }
+
+    /// Has the loop tell its figures: those of the last round would be up to a second old, next to
+    /// acknowledgements that are not. A loop that does not answer is not waited for.
+    fn refresh(&self) {
+        let Some(handle) = self.figures.get() else {
+            return;
+        };
+        let before = self.lock().rounds;
+        if handle.try_send(Command::Snapshot).is_ok() {
+            let deadline = Instant::now() + FRESH;
+            self.wait_until(deadline, |state| state.rounds > before);
         }
     }
 
@@ -134,6 +160,7 @@ impl Board {
     pub(crate) fn snapshot(&self, snapshot: &Snapshot) {
         let mut state = self.lock();
         state.snapshot.clone_from(snapshot);
+        state.rounds += 1;
         for peer in self.names.peers() {
             let Some(lane) = snapshot.lanes.get(usize::from(peer.0)) else {
                 continue;
@@ -255,6 +282,7 @@ pub(crate) fn cause_word(cause: ApplyCause) -> &'static str {
 
 impl status::Board for Board {
     fn status(&self) -> status::Status {
+        self.refresh();
         let state = self.lock();
         let names = &self.names;
         let tail = tail(&state);

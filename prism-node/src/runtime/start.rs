@@ -159,6 +159,7 @@ pub(super) fn start(
     let own = me.region;
     let names = Arc::new(names(config, me));
     let board = Arc::new(Board::new(Arc::clone(&names)));
+    board.connect(handle.clone());
     let acks = Arc::new(Acks::default());
     let stopped = Arc::new(Stopped::default());
     let queue = Arc::new(IntakeQueue::new(INTAKE));
