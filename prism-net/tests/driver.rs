@@ -180,6 +180,19 @@ fn own_packets_that_come_back_are_dropped() {
 }
 
 #[test]
+fn a_sleeping_node_hears_a_command_at_once() {
+    let (a, b, _) = pair();
+    sessions_stand(&a, &b);
+    let end = std::time::Instant::now() + common::PATIENCE;
+    for n in 0..200 {
+        a.commit([update(0, n, 64)]);
+        converges(&a, &b);
+        let late = std::time::Instant::now() > end;
+        assert!(!late, "every command waits for the next timer");
+    }
+}
+
+#[test]
 fn an_idle_node_sleeps() {
     let (a, b, _) = pair();
     sessions_stand(&a, &b);

@@ -99,7 +99,7 @@ mod tests {
         ];
         (
             prop_oneof![Just(0u64), Just(u64::MAX - 20_000), any::<u64>()],
-            proptest::collection::vec(step, 1..600),
+            proptest::collection::vec(step, 1..200),
         )
             .prop_map(|(start, steps)| {
                 let mut newest = start;
