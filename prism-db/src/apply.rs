@@ -92,7 +92,11 @@ impl Applier {
     ) -> ApplyOutcome {
         let mut outcome = ApplyOutcome::default();
         let (mut items, undecodable) = self.decode(updates);
-        if let Some(stop) = self.run(db, stream, epoch, &mut items, &mut outcome) {
+        let stopped = self.run(db, stream, epoch, &mut items, &mut outcome);
+        if outcome.executed > 0 {
+            self.waits = 0;
+        }
+        if let Some(stop) = stopped {
             outcome.wait = Some(self.wait(stop));
         } else if let Some(stop) = undecodable {
             // Otherwise there is a gap before it, or somebody else has applied it.

@@ -4,7 +4,8 @@
 use prism_proto::{Position, RegionKey, Seq, Tag, Verdict};
 
 use crate::{
-    ApplyItem, ApplyRequest, Committed, DbError, Hlc, RegionRow, Submission, Update, Value,
+    ApplyItem, ApplyRequest, Committed, DbError, Hlc, MAX_UPDATE, RegionRow, Submission, Update,
+    Value,
 };
 
 /// What the execution of one submission gave.
@@ -41,6 +42,8 @@ pub(crate) fn number(
     now_micros: i64,
     max_update: usize,
 ) -> Result<(Tail, Vec<Numbered>), DbError> {
+    // Peers refuse anything larger, whatever is configured here.
+    let limit = max_update.min(MAX_UPDATE);
     let mut numbered = Vec::with_capacity(batch.len());
     for (index, (submission, executed)) in batch.iter().zip(executed).enumerate() {
         tail.hlc = tail.hlc.tick(now_micros);
@@ -58,11 +61,11 @@ pub(crate) fn number(
             request_id: submission.request_id,
         };
         let bytes = update.encode();
-        if bytes.len() > max_update {
+        if bytes.len() > limit {
             return Err(DbError::TooLarge {
                 index,
                 size: bytes.len(),
-                limit: max_update,
+                limit,
             });
         }
         let seq = tail.next_seq;

@@ -344,7 +344,20 @@ impl Finder {
         }
     }
 
+    fn place(&mut self, ident: &Ident) {
+        if volatile::is_place(&ident.value.to_ascii_lowercase()) {
+            self.problem(
+                format!(
+                    "{} tells where a row lies, which differs between regions",
+                    ident.value
+                ),
+                "find the row by a key of its own",
+            );
+        }
+    }
+
     fn word(&mut self, ident: &Ident) {
+        self.place(ident);
         if ident.quote_style.is_some() {
             return;
         }
@@ -423,6 +436,11 @@ impl Visitor for Finder {
         match expr {
             Expr::Function(function) => self.function(function),
             Expr::Identifier(ident) => self.word(ident),
+            Expr::CompoundIdentifier(path) => {
+                if let Some(last) = path.last() {
+                    self.place(last);
+                }
+            }
             Expr::Cast {
                 expr, data_type, ..
             } => {

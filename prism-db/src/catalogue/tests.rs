@@ -123,6 +123,52 @@ fn what_differs_between_regions_is_refused_with_the_fix() {
 }
 
 #[test]
+fn sqlites_grammar_is_checked_as_well() {
+    for call in ["random()", "CURRENT_TIMESTAMP", "datetime('now')"] {
+        refused(
+            &format!("INSERT OR IGNORE INTO t (id, a) VALUES ($1, {call})"),
+            "replaying",
+        );
+    }
+    refused(
+        "INSERT OR REPLACE INTO t SELECT * FROM u WHERE id = $1",
+        "others",
+    );
+    refused(
+        "UPDATE t SET a = timestamptz('now') WHERE id = $1",
+        "replaying",
+    );
+    for place in ["ctid", "t.ctid", "rowid", "\"rowid\"", "xmin"] {
+        refused(
+            &format!("DELETE FROM t WHERE {place} = $1"),
+            "where a row lies",
+        );
+    }
+}
+
+proptest::proptest! {
+    /// Whatever stands in a configuration is an error at worst.
+    #[test]
+    fn no_text_makes_the_check_panic(
+        words in proptest::collection::vec(proptest::sample::select(vec![
+            "UPDATE", "t", "SET", "a", "=", "$1", "$old1", "WHERE", "id", "(", ")", "SELECT", "FROM",
+            "INSERT", "INTO", "VALUES", ",", "now()", "'x'", "'", "\"", "--", "/*", "$$", "$", "::", "text",
+            "DELETE", "WITH", "AS", "ON", "CONFLICT", "DO", "DEFAULT", "CASE", "WHEN", "END", ";", "\u{1F600}",
+        ]), 0..25),
+        any in ".{0,40}",
+    ) {
+        for sql in [words.join(" "), any.clone(), format!("UPDATE t SET a = {any} WHERE id = $1")] {
+            let mut config = config("UPDATE t SET a = 1 WHERE id = 1");
+            config.old = Some(sql.clone());
+            config.undo = Some(sql.clone());
+            config.key = Some(any.clone());
+            config.sql = sql;
+            let _ = errors(&config);
+        }
+    }
+}
+
+#[test]
 fn what_is_no_update_of_rows_is_refused() {
     refused("", "empty");
     refused("  ;", "empty");

@@ -102,7 +102,18 @@ const PREFIXES: &[(&str, Volatile)] = &[
     ("sqlite_", Volatile::Environment),
 ];
 
-/// SQLite's date functions, for which the text `now` (or no argument at all) is the clock.
+/// Where a row lies: it lies elsewhere in every region.
+const PLACES: &[&str] = &[
+    "ctid", "xmin", "xmax", "cmin", "cmax", "tableoid", "rowid", "_rowid_",
+];
+
+/// Whether a column is the database's own.
+pub(super) fn is_place(name: &str) -> bool {
+    PLACES.contains(&name)
+}
+
+/// SQLite's date functions, for which the text `now` (or no argument at all) is the clock, and
+/// PostgreSQL's casts that look like functions.
 const DATES: &[&str] = &[
     "date",
     "time",
@@ -111,6 +122,9 @@ const DATES: &[&str] = &[
     "unixepoch",
     "strftime",
     "timediff",
+    "timestamp",
+    "timestamptz",
+    "timetz",
 ];
 
 /// Texts that PostgreSQL reads as the clock when it casts them to a time.
