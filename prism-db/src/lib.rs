@@ -11,6 +11,7 @@ mod chain;
 mod database;
 pub mod direct;
 mod error;
+pub mod journal;
 mod open;
 mod postgres;
 mod sqlite;

@@ -1,0 +1,72 @@
+//! The journal on a faulty disk, on a damaged one, against a model, and on the real one.
+
+mod crash;
+mod damage;
+mod limits;
+mod memory;
+mod model;
+mod real;
+
+use std::path::Path;
+
+use super::frame::{HEADER, Piece, Pieces};
+use super::{Disk, DiskFile, Entry, Journal, JournalError, Options};
+use memory::MemDisk;
+
+const DIR: &str = "/j";
+
+/// Small segments, so that short tests cross many of them.
+const SMALL: Options = Options {
+    max_bytes: 1 << 20,
+    segment_bytes: 1200,
+    max_record: 4096,
+    reserve_bytes: 0,
+};
+
+fn dir() -> &'static Path {
+    Path::new(DIR)
+}
+
+/// A payload that tells its origin, of a length that varies.
+fn payload(n: u64) -> Vec<u8> {
+    let len = usize::try_from(memory::scramble(n) % 240).unwrap_or(0);
+    let mut out = format!("update {n} ").into_bytes();
+    out.extend((0..len).map(|i| memory::scramble(n ^ i as u64).to_le_bytes()[0]));
+    out
+}
+
+/// Everything that waits, without forgetting any of it.
+fn waiting(journal: &Journal<MemDisk>) -> Vec<Entry> {
+    let mut out: Vec<Entry> = Vec::new();
+    for segment in &journal.segments {
+        let mut bytes = Vec::new();
+        let file = journal.disk.open(&segment.path).expect("segment");
+        file.read_range(&mut bytes, 0, segment.end).expect("read");
+        for piece in Pieces::new(&bytes, HEADER, segment.id, segment.first) {
+            if let Piece::Record(record, ..) = piece
+                && record.number > journal.progress.trimmed
+                && record.number <= segment.last
+            {
+                out.push(Entry {
+                    number: record.number,
+                    at_ms: record.at_ms,
+                    payload: record.payload.to_vec(),
+                });
+            }
+        }
+    }
+    out
+}
+
+/// Takes everything out by `peek` and `trim`, as a node does.
+fn drain<D: Disk>(journal: &mut Journal<D>, step: usize) -> Result<Vec<Entry>, JournalError> {
+    let mut out = Vec::new();
+    loop {
+        let entries = journal.peek(step)?;
+        let Some(last) = entries.last() else {
+            return Ok(out);
+        };
+        journal.trim(last.number)?;
+        out.extend(entries);
+    }
+}
