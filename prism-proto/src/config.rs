@@ -77,11 +77,11 @@ pub struct Config<'c> {
     pub retry: Retry,
     /// Largest datagram the engine may write, in bytes of plaintext.
     pub mtu: u16,
-    /// Updates in flight per lane and per inlet (power of two).
+    /// Updates in flight per lane and per inlet (a power of two, at most 4096).
     pub window: u32,
     /// Bytes received but not yet applied per inlet; advertised as credit.
     pub window_bytes: u32,
-    /// Largest update in bytes.
+    /// Largest update in bytes: at most `window_bytes`, and 256 datagrams of `mtu`.
     pub max_update: u32,
     /// Most updates in one `Apply`.
     pub max_apply: u32,

@@ -20,7 +20,11 @@ pub struct InboxFull;
 /// Received updates that wait for their turn to be applied.
 pub trait Inbox {
     /// Stores `bytes` at `offset` of update `seq` (`total` bytes long). The engine calls it once
-    /// for each fragment, within the window and the credit that it has advertised.
+    /// for each fragment, within the window and the credit that it has advertised
+    /// ([`Config::window_bytes`](crate::Config::window_bytes), and once more `max_update` for the
+    /// update that is needed next, which may always come). With less room than that the stream
+    /// still arrives, but slowly: the engine has to start over whenever later updates have taken
+    /// the room of the next one.
     ///
     /// # Errors
     /// [`InboxFull`] if there is no room; nothing is kept then.

@@ -55,8 +55,8 @@ struct Fetching {
 
 /// The state machine of one node; see the crate's documentation for the loop around it.
 ///
-/// It is large (some 50 KB beside the storage handed in), so keep it in a place of its own rather
-/// than on a small stack.
+/// It is large (62 KiB beside the storage handed in), so keep it in a place of its own rather than
+/// on a small stack.
 #[derive(Debug, Clone)]
 pub struct Engine<S: Storage> {
     me: NodeId,

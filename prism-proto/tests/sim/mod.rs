@@ -103,9 +103,12 @@ impl Payloads for Memory {
     }
 }
 
+/// Length, bytes, and which of them have arrived.
+type Stored = (usize, Vec<u8>, Vec<bool>);
+
 #[derive(Default)]
 pub struct Inboxes {
-    map: HashMap<(u16, u64), (usize, Vec<u8>, Vec<bool>)>,
+    map: HashMap<(u16, u64), Stored>,
     /// Bytes it refuses to go beyond.
     pub limit: usize,
     pub most: usize,
