@@ -6,7 +6,7 @@ use std::io::{self, Write, stdout};
 use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
-use prism_db::{DatabaseUrl, DbError, OpenOptions};
+use prism_db::{Database, DatabaseUrl, DbError, OpenOptions};
 
 use super::{program, quote};
 use crate::cli::{CheckArgs, CliError};
@@ -154,18 +154,17 @@ fn secrets(config: &Config) -> Vec<Finding> {
 }
 
 fn databases(config: &Config, region: &Region, migrate: &str) -> Vec<Finding> {
-    let mut findings = vec![database(
-        config,
-        region,
-        &region.database,
-        "database",
-        migrate,
-    )];
-    if findings[0].result.is_ok() {
-        findings.extend(catalogue(config, region));
+    let mut findings = Vec::new();
+    match database(config, region, &region.database, "database", migrate) {
+        Ok((finding, mut opened)) => {
+            findings.push(finding);
+            findings.extend(catalogue(config, region, opened.as_mut()));
+        }
+        Err(problem) => findings.push(problem),
     }
     if region.direct != region.database {
-        findings.push(database(config, region, &region.direct, "direct", migrate));
+        let direct = database(config, region, &region.direct, "direct", migrate);
+        findings.push(direct.map_or_else(|problem| problem, |(finding, _)| finding));
     }
     findings
 }
@@ -176,19 +175,21 @@ fn database(
     url: &DatabaseUrl,
     key: &str,
     migrate: &str,
-) -> Finding {
+) -> Result<(Finding, Box<dyn Database>), Finding> {
     let what = format!("{key} of {}", region.name);
     let options = OpenOptions {
         connect_timeout: DATABASE_TIMEOUT,
         statement_timeout: DATABASE_TIMEOUT,
         ..OpenOptions::new(config.topology(region.id), config.catalogue.clone())
     };
-    let row = prism_db::open(url, options).and_then(|mut db| db.region());
-    match row {
-        Ok(row) if row.name == region.name => {
-            Finding::ok(what, format!("{url}, next update is {}", row.next_seq.0))
+    let opened = prism_db::open(url, options).and_then(|mut db| Ok((db.region()?, db)));
+    Err(match opened {
+        Ok((row, db)) if row.name == region.name => {
+            let next = row.next_seq.0;
+            let finding = Finding::ok(what, format!("{url}, next update is {next}"));
+            return Ok((finding, db));
         }
-        Ok(row) => Finding::problem(
+        Ok((row, _)) => Finding::problem(
             what,
             format!("{url} belongs to region {}", row.name),
             format!("correct `{key}` of {} in the configuration", region.name),
@@ -204,32 +205,29 @@ fn database(
             format!("start the database, or correct {url} in the configuration"),
         ),
         Err(e) => Finding::problem(what, e.to_string(), format!("see that {url} is usable")),
-    }
+    })
 }
 
 /// Could the database run every statement?
-fn catalogue(config: &Config, region: &Region) -> Vec<Finding> {
+fn catalogue(config: &Config, region: &Region, database: &mut dyn Database) -> Vec<Finding> {
     let what = format!("statements in {}", region.name);
     let total = config.catalogue.iter().count();
-    match statements::check(&region.database, &config.catalogue, DATABASE_TIMEOUT) {
+    let url = &region.database;
+    match statements::check(database, url, &config.catalogue, DATABASE_TIMEOUT) {
         Ok(refused) if refused.is_empty() => {
             vec![Finding::ok(what, format!("all {total} can be run"))]
         }
         Ok(refused) => refused
             .into_iter()
-            .map(|r| {
-                Finding::problem(
-                    format!("{what}: {}", r.what),
-                    r.why,
-                    "create the table, column or function, or grant the right, in this region too; \
-                     or correct the statement",
-                )
+            .map(|e| {
+                let place = format!("{what}: {}, {}", e.statement, e.field);
+                Finding::problem(place, e.problem, e.fix)
             })
             .collect(),
         Err(why) => vec![Finding::problem(
             what,
             why,
-            format!("see that {} is usable", region.database),
+            format!("see that {url} is usable"),
         )],
     }
 }

@@ -1,73 +1,47 @@
 //! Whether a region's database could run the catalogue: tables, columns, functions, grants.
 //!
-//! Nothing is executed: SQLite compiles the statement, PostgreSQL explains it, which also looks at
-//! the grants.
+//! Nothing is executed. What the backend knows by itself comes first; PostgreSQL explains every
+//! statement besides, which also looks at the grants.
 
-use std::path::Path;
 use std::time::Duration;
 
 use postgres::NoTls;
-use prism_db::catalogue::{Catalogue, Statement};
-use prism_db::{DatabaseUrl, ParamType};
-use rusqlite::{Connection, OpenFlags};
+use prism_db::catalogue::Catalogue;
+use prism_db::catalogue::CatalogueError;
+use prism_db::{Database, DatabaseUrl, ParamType};
 
-/// What a database says about one text of one statement.
-pub struct Refused {
-    /// `add_kills, sql`
-    pub what: String,
-    /// The database's words.
-    pub why: String,
-}
-
-/// All texts that the database would not run.
+/// All that keeps statements from running there.
 ///
 /// # Errors
 /// No connection.
 pub fn check(
+    database: &mut dyn Database,
     url: &DatabaseUrl,
     catalogue: &Catalogue,
     timeout: Duration,
-) -> Result<Vec<Refused>, String> {
-    match url {
-        DatabaseUrl::Sqlite(path) => sqlite(path, catalogue, timeout).map_err(|e| e.to_string()),
-        DatabaseUrl::Postgres(url) => postgres(url, catalogue, timeout).map_err(|e| words(&e)),
-    }
-}
-
-/// The SQL texts of a statement, with the key they stand under.
-fn texts(statement: &Statement) -> impl Iterator<Item = (&'static str, &str)> {
-    [
-        ("sql", Some(statement.sql())),
-        ("old", statement.old()),
-        ("undo", statement.undo()),
-    ]
-    .into_iter()
-    .filter_map(|(key, text)| Some((key, text?)))
-}
-
-fn sqlite(path: &Path, catalogue: &Catalogue, timeout: Duration) -> rusqlite::Result<Vec<Refused>> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let database = Connection::open_with_flags(path, flags)?;
-    database.busy_timeout(timeout)?;
-    let mut refused = Vec::new();
+) -> Result<Vec<CatalogueError>, String> {
+    let mut found = Vec::new();
     for statement in catalogue.iter() {
-        for (key, text) in texts(statement) {
-            if let Err(e) = database.prepare(text) {
-                refused.push(Refused {
-                    what: format!("{}, {key}", statement.name()),
-                    why: e.to_string(),
-                });
-            }
-        }
+        found.extend(database.check(statement).map_err(|e| e.to_string())?);
     }
-    Ok(refused)
+    if let DatabaseUrl::Postgres(url) = url {
+        let explained = postgres(url, catalogue, timeout).map_err(|e| words(&e))?;
+        // Once is enough.
+        let known: Vec<_> = found
+            .iter()
+            .map(|e| (e.statement.clone(), e.field))
+            .collect();
+        let new = |e: &CatalogueError| !known.contains(&(e.statement.clone(), e.field));
+        found.extend(explained.into_iter().filter(new));
+    }
+    Ok(found)
 }
 
 fn postgres(
     url: &str,
     catalogue: &Catalogue,
     timeout: Duration,
-) -> Result<Vec<Refused>, postgres::Error> {
+) -> Result<Vec<CatalogueError>, postgres::Error> {
     let mut config: postgres::Config = url.parse()?;
     config.connect_timeout(timeout);
     let mut client = config.connect(NoTls)?;
@@ -82,7 +56,7 @@ fn postgres(
                 format!("({})", vec!["NULL"; n].join(", ")),
             ),
         };
-        for (key, text) in texts(statement) {
+        for (key, text) in statement.texts() {
             let text = without_old(text);
             let mut transaction = client.transaction()?;
             let explained = transaction.batch_execute(&format!(
@@ -92,9 +66,11 @@ fn postgres(
                 if e.is_closed() {
                     return Err(e);
                 }
-                refused.push(Refused {
-                    what: format!("{}, {key}", statement.name()),
-                    why: words(&e),
+                refused.push(CatalogueError {
+                    statement: statement.name().to_owned(),
+                    field: key,
+                    problem: words(&e),
+                    fix: "create what is missing, or grant the right, in this region's database too; or correct the SQL".to_owned(),
                 });
             }
             transaction.rollback()?;
