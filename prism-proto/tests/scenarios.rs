@@ -264,6 +264,36 @@ fn an_inbox_without_room_is_as_good_as_loss() {
 }
 
 #[test]
+fn what_found_no_room_is_not_acknowledged() {
+    let mut sim = warm(24);
+    // The first of ten waits while its successors come in; then one in the middle is refused.
+    sim.dbs[1].sick = Some(ApplyCause::Busy);
+    sim.submit(NA1, 100);
+    sim.run_for(100 * MS);
+    for i in 0..10 {
+        sim.nodes[1].inbox.refuse = u32::from(i == 5);
+        sim.submit(NA1, 100);
+        sim.run_for(2 * MS);
+    }
+    sim.dbs[1].sick = None;
+    let took = sim.run_until(20 * SEC, Sim::settled);
+    assert!(
+        took < SEC,
+        "it goes again at once, not when the lane gives up: {took}"
+    );
+    assert_eq!(sim.nodes[NA1].engine.lane_stats(EU).retransmits, 1);
+}
+
+#[test]
+fn an_idle_lane_notices_that_its_node_is_gone() {
+    let mut sim = warm(25);
+    sim.run_for(10 * SEC);
+    sim.kill(1);
+    let took = sim.run_until(10 * SEC, |s| s.target(NA1, 1) == node(2));
+    assert!(took <= 2500 * MS, "keep-alive and then the retries: {took}");
+}
+
+#[test]
 fn a_sibling_s_update_goes_out_on_the_lane_of_its_holder() {
     let mut sim = Sim::new(12, &[2, 1], plain);
     sim.hold_all();

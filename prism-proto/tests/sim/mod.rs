@@ -112,6 +112,8 @@ pub struct Inboxes {
     /// Bytes it refuses to go beyond.
     pub limit: usize,
     pub most: usize,
+    /// Refuses the next so many.
+    pub refuse: u32,
 }
 
 impl Inboxes {
@@ -137,6 +139,10 @@ impl Inbox for Inboxes {
         offset: usize,
         bytes: &[u8],
     ) -> Result<(), InboxFull> {
+        if self.refuse > 0 {
+            self.refuse -= 1;
+            return Err(InboxFull);
+        }
         let new = !self.map.contains_key(&(stream.0, seq.0));
         if new && self.bytes() + total > self.limit {
             return Err(InboxFull);
