@@ -1,0 +1,506 @@
+//! Updates of 128 bytes between two regions on loopback, next to a QUIC stream in the same run.
+//!
+//! - `endpoints`: two endpoints in one thread, datagrams handed over in memory: the work of the
+//!   core, the sessions and the payload handling of *both* sides, without the kernel.
+//! - `drivers`: two real loops over UDP. The databases are counters, so this is the ceiling of the
+//!   network side. With loss, a relay between the two drops datagrams (it costs a third thread).
+//! - `quinn`: one QUIC stream, 64 messages of 128 bytes per write (rustls with ring), same pattern.
+//!
+//! In each iteration the sender commits [`UPDATES`] updates in batches of 64 and waits until all of
+//! them have been acknowledged as applied (QUIC: read by the other side).
+
+use std::collections::VecDeque;
+use std::io::IoSliceMut;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use prism_net::{
+    Batch, Command, Driver, Endpoint, EndpointConfig, Handle, Host, Limits, NodeAddress,
+    RegionInfo, Snapshot, Step,
+};
+use prism_proto::{
+    Epoch, Event, Instant, NodeId, Notice, Position, RegionId, Retry, Seq, Tag, Verdict,
+};
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+
+const UPDATES: u64 = 65_536;
+const PAYLOAD: [u8; 128] = [7; 128];
+const PER_WRITE: u64 = 64;
+/// Not acknowledged at any time: far more than a window, less than the payload cache.
+const AHEAD: u64 = 16_384;
+
+fn config(me: u16, addresses: [SocketAddr; 2]) -> EndpointConfig {
+    let node = |(i, udp)| NodeAddress {
+        name: format!("R{i}-1"),
+        region: RegionId(i),
+        udp,
+    };
+    EndpointConfig {
+        me: NodeId(me),
+        nodes: (0..).zip(addresses).map(node).collect(),
+        regions: (0..2)
+            .map(|i| RegionInfo {
+                name: format!("R{i}"),
+                direct: false,
+            })
+            .collect(),
+        retry: Retry::default(),
+        limits: Limits::default(),
+        seed: 1 + u64::from(me),
+        cluster: "bench".into(),
+    }
+}
+
+fn batch(first: u64, mut batch: Batch) -> Batch {
+    batch.reset(Seq(first));
+    for _ in 0..PER_WRITE {
+        batch.push(&PAYLOAD);
+    }
+    batch
+}
+
+fn held(me: u16) -> Command {
+    Command::Event(Event::LaneHeld {
+        peer: RegionId(1 - me),
+        acked: Position::default(),
+        own: Position {
+            epoch: Epoch(1 + u64::from(me)),
+            ..Position::default()
+        },
+    })
+}
+
+/// A database that only counts.
+#[derive(Default)]
+struct Counter {
+    applied: Position,
+}
+
+impl Counter {
+    fn apply(&mut self, stream: RegionId, epoch: Epoch, batch: &Batch) -> Command {
+        let seq = Seq(batch.first().0 + batch.len() as u64 - 1);
+        assert!(batch.first().0 <= self.applied.seq.0 + 1, "a gap");
+        self.applied = Position {
+            epoch,
+            seq,
+            tag: Tag(1),
+        };
+        Command::Event(Event::Applied {
+            stream,
+            position: self.applied,
+        })
+    }
+}
+
+/// What the loop asks for, worked on by another thread as in a node.
+enum Job {
+    Apply(RegionId, Epoch, Batch),
+    Answer(Command),
+    Fetch(Seq, Seq),
+    Stop,
+}
+
+struct Calls {
+    jobs: Sender<Job>,
+    acked: Arc<AtomicU64>,
+}
+
+impl Host for Calls {
+    fn apply(&mut self, stream: RegionId, epoch: Epoch, batch: Batch) {
+        let _ = self.jobs.send(Job::Apply(stream, epoch, batch));
+    }
+    fn read_position(&mut self, stream: RegionId) {
+        let position = Position::default();
+        let answer = Command::Event(Event::Position { stream, position });
+        let _ = self.jobs.send(Job::Answer(answer));
+    }
+    fn fetch(&mut self, from: Seq, to: Seq) {
+        let _ = self.jobs.send(Job::Fetch(from, to));
+    }
+    fn verify(&mut self, peer: RegionId, position: Position) {
+        let _ = self.jobs.send(Job::Answer(verified(peer, position)));
+    }
+    fn direct(&mut self, _: RegionId, _: Seq, _: Seq) {}
+    fn acked(&mut self, _: RegionId, position: Position) {
+        self.acked.store(position.seq.0, Ordering::Release);
+    }
+    fn notify(&mut self, _: Notice) {}
+    fn snapshot(&mut self, snapshot: &Snapshot) {
+        if std::env::var_os("PRISM_BENCH_FIGURES").is_some() {
+            let lane = &snapshot.lanes;
+            println!("{snapshot:?} {lane:?}");
+        }
+    }
+}
+
+fn verified(peer: RegionId, position: Position) -> Command {
+    Command::Event(Event::Verified {
+        peer,
+        position,
+        verdict: Verdict::Matches,
+    })
+}
+
+fn work(jobs: &Receiver<Job>, handle: &Handle) {
+    let mut database = Counter::default();
+    while let Ok(job) = jobs.recv() {
+        match job {
+            Job::Apply(stream, epoch, batch) => {
+                handle.send(database.apply(stream, epoch, &batch));
+                handle.send(Command::Recycle(batch));
+            }
+            Job::Answer(answer) => handle.send(answer),
+            Job::Fetch(from, to) => {
+                let mut first = from.0;
+                while first <= to.0 {
+                    handle.send(Command::Payloads(batch(first, Batch::default())));
+                    first += PER_WRITE;
+                }
+                handle.send(Command::Event(Event::Fetched { upto: to }));
+            }
+            Job::Stop => return,
+        }
+    }
+}
+
+struct Node {
+    handle: Handle,
+    jobs: Sender<Job>,
+    acked: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Node {
+    fn start(me: u16, addresses: [SocketAddr; 2], bind: SocketAddr) -> Self {
+        let endpoint = Endpoint::new(&config(me, addresses)).expect("a good configuration");
+        let (driver, handle) = Driver::bind(endpoint, bind, 256).expect("a free address");
+        let (jobs, todo) = channel();
+        let acked = Arc::new(AtomicU64::new(0));
+        let mut calls = Calls {
+            jobs: jobs.clone(),
+            acked: acked.clone(),
+        };
+        let answers = handle.clone();
+        let threads = vec![
+            std::thread::spawn(move || driver.run(&mut calls).expect("the loop")),
+            std::thread::spawn(move || work(&todo, &answers)),
+        ];
+        handle.send(held(me));
+        Self {
+            handle,
+            jobs,
+            acked,
+            threads,
+        }
+    }
+
+    fn wait(&self, seq: u64) {
+        while self.acked.load(Ordering::Acquire) < seq {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.handle.send(Command::Stop);
+        let _ = self.jobs.send(Job::Stop);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn free_addresses() -> [SocketAddr; 2] {
+    let sockets = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").expect("loopback"));
+    sockets.map(|s| s.local_addr().expect("bound"))
+}
+
+/// Splits a run of datagrams, loses some, and passes the rest on in runs.
+struct Relay {
+    ends: [SocketAddr; 2],
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Relay {
+    fn start(nodes: [SocketAddr; 2], lost: u64) -> Self {
+        let sockets = [0, 1].map(|_| {
+            let io = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+            let state = UdpSocketState::new(UdpSockRef::from(&io)).expect("options");
+            let _ = state.set_recv_buffer_size(UdpSockRef::from(&io), 4 << 20);
+            io.set_nonblocking(false).expect("blocking");
+            io.set_read_timeout(Some(Duration::from_millis(100)))
+                .expect("timeout");
+            Arc::new((io, state))
+        });
+        let ends = [0, 1].map(|i: usize| sockets[i].0.local_addr().expect("bound"));
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = [0, 1].map(|i: usize| {
+            let (from, to) = (sockets[i].clone(), sockets[1 - i].clone());
+            let (destination, stop) = (nodes[1 - i], stop.clone());
+            std::thread::spawn(move || pass_on(&from, &to, destination, lost, &stop))
+        });
+        Self {
+            ends,
+            stop,
+            threads: threads.into(),
+        }
+    }
+}
+
+fn pass_on(
+    (from, receiving): &(UdpSocket, UdpSocketState),
+    (to, sending): &(UdpSocket, UdpSocketState),
+    destination: SocketAddr,
+    lost: u64,
+    stop: &AtomicBool,
+) {
+    let mut rng = 7u64;
+    let mut buffer = vec![0; 1 << 16];
+    let mut out = Vec::with_capacity(1 << 16);
+    while !stop.load(Ordering::Relaxed) {
+        let mut meta = [RecvMeta::default()];
+        let mut buffers = [IoSliceMut::new(&mut buffer)];
+        if receiving
+            .recv(from.into(), &mut buffers, &mut meta)
+            .is_err()
+        {
+            continue;
+        }
+        out.clear();
+        for datagram in buffer[..meta[0].len].chunks(meta[0].stride.max(1)) {
+            rng = rng.wrapping_mul(6364136223846793005).wrapping_add(1);
+            if (rng >> 33) % 100 >= lost {
+                out.extend_from_slice(datagram);
+            }
+        }
+        if !out.is_empty() {
+            let transmit = Transmit {
+                destination,
+                ecn: None,
+                contents: &out,
+                segment_size: Some(meta[0].stride),
+                src_ip: None,
+            };
+            let _ = sending.try_send(to.into(), &transmit);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn drivers(c: &mut Criterion, lost: u64) {
+    let at = free_addresses();
+    let relay = (lost > 0).then(|| Relay::start(at, lost));
+    let ends = relay.as_ref().map_or([at[1], at[0]], |relay| relay.ends);
+    let sender = Node::start(0, [at[0], ends[0]], at[0]);
+    let _receiver = Node::start(1, [ends[1], at[1]], at[1]);
+    let mut next = 1;
+    let mut group = c.benchmark_group("loopback_128B");
+    group
+        .throughput(Throughput::Elements(UPDATES))
+        .sample_size(20);
+    group.bench_function(format!("drivers/loss_{lost}"), |b| {
+        b.iter(|| {
+            let end = next + UPDATES;
+            while next < end {
+                let batch = batch(next, Batch::default());
+                sender.handle.send(Command::Committed(batch));
+                next += PER_WRITE;
+                sender.wait(next.saturating_sub(AHEAD));
+            }
+            sender.wait(end - 1);
+        });
+    });
+    group.finish();
+}
+
+/// A host in the same thread.
+#[derive(Default)]
+struct Inline {
+    database: Counter,
+    answers: Vec<Command>,
+    acked: u64,
+}
+
+impl Host for Inline {
+    fn apply(&mut self, stream: RegionId, epoch: Epoch, batch: Batch) {
+        let applied = self.database.apply(stream, epoch, &batch);
+        self.answers.extend([applied, Command::Recycle(batch)]);
+    }
+    fn read_position(&mut self, stream: RegionId) {
+        let position = Position::default();
+        self.answers
+            .push(Command::Event(Event::Position { stream, position }));
+    }
+    fn fetch(&mut self, _: Seq, _: Seq) {
+        panic!("everything is in memory");
+    }
+    fn verify(&mut self, peer: RegionId, position: Position) {
+        self.answers.push(verified(peer, position));
+    }
+    fn direct(&mut self, _: RegionId, _: Seq, _: Seq) {}
+    fn acked(&mut self, _: RegionId, position: Position) {
+        self.acked = position.seq.0;
+    }
+    fn notify(&mut self, _: Notice) {}
+    fn snapshot(&mut self, _: &Snapshot) {}
+}
+
+fn endpoints(c: &mut Criterion, lost: u64) {
+    let at = [7000, 7001].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut now = Instant::from_micros(0);
+    let mut sides = [0, 1].map(|i| {
+        let mut endpoint = Endpoint::new(&config(i, at)).expect("a good configuration");
+        endpoint.handle_command(now, held(i));
+        (endpoint, Inline::default())
+    });
+    let mut wire = vec![0; 64 * 2048];
+    let mut lengths: VecDeque<usize> = VecDeque::with_capacity(64);
+    let mut spare: Vec<Batch> = Vec::new();
+    let mut rng = 7u64;
+    let mut next = 1;
+    let mut group = c.benchmark_group("loopback_128B");
+    group
+        .throughput(Throughput::Elements(UPDATES))
+        .sample_size(20);
+    group.bench_function(format!("endpoints/loss_{lost}"), |b| {
+        b.iter(|| {
+            let end = next + UPDATES;
+            while sides[0].1.acked < end - 1 {
+                // 100 us there and back; up to 64 datagrams in one go.
+                now = now.after(Duration::from_micros(50));
+                while next < end && next < sides[0].1.acked + AHEAD {
+                    let batch = batch(next, spare.pop().unwrap_or_default());
+                    sides[0].0.handle_command(now, Command::Committed(batch));
+                    next += PER_WRITE;
+                }
+                for i in 0..2 {
+                    let (endpoint, host) = &mut sides[i];
+                    while lengths.len() < 64 {
+                        let buffer = &mut wire[lengths.len() * 2048..][..2048];
+                        match endpoint.poll(now, host, buffer) {
+                            Step::Transmit { len, .. } => lengths.push_back(len),
+                            Step::Wait { .. } if host.answers.is_empty() => break,
+                            Step::Wait { .. } => {
+                                for answer in host.answers.drain(..) {
+                                    endpoint.handle_command(now, answer);
+                                }
+                            }
+                        }
+                    }
+                    for (n, len) in lengths.drain(..).enumerate() {
+                        rng = rng.wrapping_mul(6364136223846793005).wrapping_add(1);
+                        if (rng >> 33) % 100 >= lost {
+                            let datagram = &wire[n * 2048..][..len];
+                            sides[1 - i].0.handle_datagram(now, at[i], datagram);
+                        }
+                    }
+                }
+            }
+        });
+    });
+    group.finish();
+}
+
+/// One QUIC stream between two threads with a runtime each.
+fn quinn(c: &mut Criterion) {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
+    let certificate = certified.cert.der().clone();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der())
+        .expect("a key");
+    let server_config = quinn::ServerConfig::with_single_cert(vec![certificate.clone()], key)
+        .expect("a server configuration");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate).expect("a certificate");
+    let client_config =
+        quinn::ClientConfig::with_root_certificates(Arc::new(roots)).expect("a client");
+    let read = Arc::new(AtomicU64::new(0));
+    let (address_out, address_in) = channel();
+    let counter = read.clone();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    };
+    let server = std::thread::spawn(move || {
+        runtime().block_on(async move {
+            let at = SocketAddr::from(([127, 0, 0, 1], 0));
+            let endpoint = quinn::Endpoint::server(server_config, at).expect("loopback");
+            let _ = address_out.send(endpoint.local_addr().expect("bound"));
+            let connection = endpoint
+                .accept()
+                .await
+                .expect("open")
+                .await
+                .expect("client");
+            let mut stream = connection.accept_uni().await.expect("a stream");
+            while let Ok(Some(chunk)) = stream.read_chunk(1 << 16, true).await {
+                counter.fetch_add(chunk.bytes.len() as u64, Ordering::Release);
+            }
+        });
+    });
+    let to = address_in.recv().expect("the server is up");
+    let (orders, todo) = tokio::sync::mpsc::unbounded_channel::<u64>();
+    let client = std::thread::spawn(move || {
+        let mut todo = todo;
+        runtime().block_on(async move {
+            let at = SocketAddr::from(([127, 0, 0, 1], 0));
+            let endpoint = quinn::Endpoint::client(at).expect("loopback");
+            let connecting = endpoint.connect_with(client_config, to, "localhost");
+            let connection = connecting.expect("a name").await.expect("the server");
+            let mut stream = connection.open_uni().await.expect("a stream");
+            let write = PAYLOAD.repeat(PER_WRITE as usize);
+            while let Some(count) = todo.recv().await {
+                for _ in 0..count / PER_WRITE {
+                    stream.write_all(&write).await.expect("the server reads");
+                }
+            }
+            let _ = stream.finish();
+            let _ = stream.stopped().await;
+        });
+    });
+    let mut sent = 0;
+    let mut group = c.benchmark_group("loopback_128B");
+    group
+        .throughput(Throughput::Elements(UPDATES))
+        .sample_size(20);
+    group.bench_function("quinn/loss_0", |b| {
+        b.iter(|| {
+            let _ = orders.send(UPDATES);
+            sent += UPDATES * PAYLOAD.len() as u64;
+            while read.load(Ordering::Acquire) < sent {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        });
+    });
+    group.finish();
+    drop(orders);
+    let _ = client.join();
+    let _ = server.join();
+}
+
+fn loopback(c: &mut Criterion) {
+    endpoints(c, 0);
+    endpoints(c, 5);
+    drivers(c, 0);
+    drivers(c, 5);
+    quinn(c);
+}
+
+criterion_group!(benches, loopback);
+criterion_main!(benches);
