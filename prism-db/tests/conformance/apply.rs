@@ -472,48 +472,39 @@ pub fn an_older_version_of_a_statement_is_still_applied<B: Backend>(world: &Worl
 }
 
 pub fn an_ambiguous_commit_is_looked_up<B: Backend>(world: &World<B>) {
-    world.submit(
-        &world.na,
-        &[
-            world.kills(1),
-            world.kills(1),
-            world.kills(5),
-            world.kills(1),
-        ],
-    );
-    world
-        .sql(&world.eu)
-        .run("UPDATE users SET kills = 994 WHERE username = 'steve'");
-    for fates in [vec![Fate::Lost], vec![Fate::CommittedUnheard, Fate::Fine]] {
+    let batch = [1, 1, 5, 1].map(|n| world.kills(n));
+    world.submit(&world.na, &batch);
+    let (updates, epoch) = (world.outbox(&world.na), world.epoch(&world.na));
+    // Taken from the end: the first attempt finds the refusal, the second commits.
+    for (site, fate) in [
+        (&world.eu, Fate::Lost),
+        (&world.asia, Fate::CommittedUnheard),
+    ] {
+        world
+            .sql(site)
+            .run("UPDATE users SET kills = 994 WHERE username = 'steve'");
         let mut db = Flaky {
-            inner: world.eu.open(),
-            fates,
+            inner: site.open(),
+            fates: vec![fate, Fate::Fine],
         };
-        let outcome = world.applier().apply(
-            &mut db,
-            "NA",
-            world.epoch(&world.na),
-            &world.outbox(&world.na),
-        );
+        let outcome = world.applier().apply(&mut db, "NA", epoch, &updates);
         assert_eq!(outcome.wait, None);
         assert_eq!(outcome.position.map(|p| p.seq), Some(Seq(4)));
-        assert_eq!(
-            world.kills_at(&world.eu),
-            997,
-            "once each, the third refused"
-        );
+        assert_eq!(world.kills_at(site), 997, "once each, the third refused");
+        let rejected: Vec<_> = outcome.rejected.iter().map(|r| r.seq.0).collect();
+        assert_eq!(rejected, [3], "reported although the answer was lost");
+        assert_eq!(site.open().rejected_count().expect("count"), 1);
     }
+    world.submit(&world.na, &[world.kills(1)]);
     let mut broken = Flaky {
-        inner: world.asia.open(),
+        inner: world.eu.open(),
         fates: vec![Fate::Lost; 9],
     };
-    let outcome = world.applier().apply(
-        &mut broken,
-        "NA",
-        world.epoch(&world.na),
-        &world.outbox(&world.na),
-    );
-    assert_eq!(outcome.wait.map(|w| w.cause), Some(ApplyCause::Unreachable));
+    let outcome = world
+        .applier()
+        .apply(&mut broken, "NA", epoch, &world.outbox(&world.na));
+    let cause = outcome.wait.map(|w| w.cause);
+    assert_eq!(cause, Some(ApplyCause::Unreachable));
 }
 
 pub fn malformed_bytes_park_the_stream_behind_what_is_good<B: Backend>(world: &World<B>) {
