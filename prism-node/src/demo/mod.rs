@@ -180,6 +180,8 @@ pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
             Ok(result.ok)
         }
         Err(DemoError::Interrupted) => Err(DemoError::Interrupted),
+        // Nothing had run yet: there is nothing to look at.
+        Err(error) if !dir.path().join("prism.toml").exists() => Err(error),
         Err(error) => {
             show.stop();
             Err(DemoError::Kept {

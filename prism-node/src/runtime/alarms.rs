@@ -1,7 +1,9 @@
 //! What is wrong now. An alarm is raised and cleared by whoever knows best; every raise and clear
-//! is one log line.
+//! is one log line, which the reporter writes: alarms are changed with the board locked, and a log
+//! pipe can block.
 
 use std::collections::BTreeMap;
+use std::mem;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -36,10 +38,36 @@ pub(crate) mod name {
     pub(crate) const WORKER: &str = "worker-died";
 }
 
+/// Changes that wait for the reporter, at most; beyond that the alarms themselves say it.
+const WAITING: usize = 256;
+
+/// A change worth a log line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    name: &'static str,
+    subject: String,
+    /// `None`: cleared.
+    raised: Option<(String, String)>,
+}
+
+impl Change {
+    /// Writes the line.
+    pub(crate) fn log(&self) {
+        let (alarm, subject) = (self.name, &self.subject);
+        match &self.raised {
+            Some((detail, remedy)) => {
+                tracing::warn!(alarm, subject, remedy, "alarm raised: {detail}");
+            }
+            None => tracing::info!(alarm, subject, "alarm cleared"),
+        }
+    }
+}
+
 /// All alarms of a node, by name and what they are about.
 #[derive(Debug, Default)]
 pub(crate) struct Alarms {
     active: BTreeMap<(&'static str, String), Alarm>,
+    changes: Vec<Change>,
 }
 
 impl Alarms {
@@ -56,7 +84,7 @@ impl Alarms {
             alarm.detail = detail;
             return;
         }
-        tracing::warn!(alarm = name, subject, remedy, "alarm raised: {detail}");
+        self.changed(name, subject, Some((detail.clone(), remedy.to_owned())));
         self.active.insert(
             key,
             Alarm {
@@ -71,8 +99,23 @@ impl Alarms {
     /// Clears an alarm if it stands.
     pub(crate) fn clear(&mut self, name: &'static str, subject: &str) {
         if self.active.remove(&(name, subject.to_owned())).is_some() {
-            tracing::info!(alarm = name, subject, "alarm cleared");
+            self.changed(name, subject, None);
         }
+    }
+
+    fn changed(&mut self, name: &'static str, subject: &str, raised: Option<(String, String)>) {
+        if self.changes.len() < WAITING {
+            self.changes.push(Change {
+                name,
+                subject: subject.to_owned(),
+                raised,
+            });
+        }
+    }
+
+    /// What has changed since the last call.
+    pub(crate) fn changes(&mut self) -> Vec<Change> {
+        mem::take(&mut self.changes)
     }
 
     /// For status.
@@ -107,5 +150,8 @@ mod tests {
         assert_eq!(eu.since, since);
         alarms.clear(name::STUCK, "EU");
         assert_eq!(alarms.list().len(), 1);
+        // Two raised, one cleared; a renewal is no change.
+        assert_eq!(alarms.changes().len(), 3);
+        assert_eq!(alarms.changes().len(), 0);
     }
 }

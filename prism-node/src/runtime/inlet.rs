@@ -36,8 +36,15 @@ pub(super) struct InletWorker {
     pub(super) applier: Applier,
     pub(super) handle: Handle,
     pub(super) board: Arc<Board>,
-    /// Since when the same thing has been failing.
-    pub(super) failing: Option<(ApplyCause, Instant)>,
+    pub(super) failing: Option<Failing>,
+}
+
+/// The same thing has been failing for a while.
+pub(super) struct Failing {
+    cause: ApplyCause,
+    since: Instant,
+    /// The first update that could not be applied.
+    at: Option<Seq>,
 }
 
 impl InletWorker {
@@ -66,8 +73,13 @@ impl InletWorker {
         let name = self.name();
         match self.database.position(&name) {
             Ok(position) => {
-                // A reachable database says nothing about the batch that waits: its alarms stay.
-                if matches!(self.failing, Some((ApplyCause::Unreachable, _))) {
+                // A database that can be read says nothing about the update that it did not take,
+                // unless somebody else has brought it in (a sibling, direct SQL).
+                let over = self
+                    .failing
+                    .as_ref()
+                    .is_some_and(|failing| failing.at.is_none_or(|at| position.seq >= at));
+                if over {
                     self.succeeded(position);
                 }
                 self.note_position(position);
@@ -76,13 +88,16 @@ impl InletWorker {
                     position,
                 });
             }
-            Err(error) => self.failed(&Wait {
-                cause: cause(&error),
-                seq: None,
-                detail: error.to_string(),
-                remedy: String::new(),
-                retry_after: REREAD,
-            }),
+            Err(error) => {
+                let wait = Wait {
+                    cause: cause(&error),
+                    seq: None,
+                    detail: error.to_string(),
+                    remedy: String::new(),
+                    retry_after: REREAD,
+                };
+                self.failed(&wait, None);
+            }
         }
     }
 
@@ -117,7 +132,7 @@ impl InletWorker {
                     position,
                 });
             }
-            (_, Some(wait)) => self.failed(wait),
+            (_, Some(wait)) => self.failed(wait, Some(batch.first())),
             // The database is behind what the engine thought: a gap.
             (Some(position), None) => {
                 self.note_position(position);
@@ -185,16 +200,21 @@ impl InletWorker {
         }
     }
 
-    fn failed(&mut self, wait: &Wait) {
+    fn failed(&mut self, wait: &Wait, at: Option<Seq>) {
         let now = Instant::now();
-        let since = match self.failing {
-            Some((old, since)) if old == wait.cause => since,
-            _ => {
-                self.failing = Some((wait.cause, now));
-                now
-            }
+        let failing = match self.failing.take() {
+            Some(old) if old.cause == wait.cause => Failing {
+                at: at.or(old.at),
+                ..old
+            },
+            old => Failing {
+                cause: wait.cause,
+                since: now,
+                at: at.or(old.and_then(|old| old.at)),
+            },
         };
-        self.alarm(wait, now - since);
+        self.alarm(wait, now - failing.since);
+        self.failing = Some(failing);
         self.tell(Event::ApplyFailed {
             stream: self.stream,
             cause: wait.cause,

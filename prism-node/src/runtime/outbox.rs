@@ -27,6 +27,8 @@ const FLUSH: Duration = Duration::from_millis(250);
 /// Outbox rows are trimmed this often, so many at a time.
 const TRIM: Duration = Duration::from_secs(10);
 const TRIM_ROWS: u32 = 5_000;
+/// What a tick may spend on it: fetches wait meanwhile.
+const TRIM_BUDGET: Duration = Duration::from_millis(200);
 /// A lane that stopped because of a fork is tried again this often.
 const RESUME: Duration = Duration::from_secs(10);
 /// Bytes per answer to a fetch, and in all.
@@ -149,14 +151,21 @@ impl OutboxWorker {
         while next <= to && total < FETCH {
             let mut batch = Batch::default();
             batch.reset(next);
+            let mut expected = next;
             let read = self
                 .database
-                .outbox_read(next, to, CHUNK, &mut |_, update| batch.push(update));
+                .outbox_read(next, to, CHUNK, &mut |seq, update| {
+                    // A row that is not there any more must not shift the others' numbers.
+                    if seq == expected {
+                        batch.push(update);
+                        expected = expected.next();
+                    }
+                });
             match read {
                 Ok(_) if batch.is_empty() => break,
-                Ok(last) => {
+                Ok(_) => {
                     total += batch.bytes();
-                    next = last.next();
+                    next = expected;
                     self.handle.send(Command::Payloads(batch));
                 }
                 Err(error) => {
@@ -323,11 +332,15 @@ impl OutboxWorker {
         if self.trimmed.elapsed() < TRIM {
             return Ok(());
         }
-        let rows = self.database.outbox_trim(self.retention, TRIM_ROWS)?;
-        // More than one bite: go on at the next tick.
-        if rows < u64::from(TRIM_ROWS) {
-            self.trimmed = Instant::now();
+        let start = Instant::now();
+        while start.elapsed() < TRIM_BUDGET {
+            let rows = self.database.outbox_trim(self.retention, TRIM_ROWS)?;
+            if rows < u64::from(TRIM_ROWS) {
+                self.trimmed = Instant::now();
+                break;
+            }
         }
+        // Otherwise there is more: it goes on at the next tick.
         Ok(())
     }
 

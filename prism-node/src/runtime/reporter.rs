@@ -1,15 +1,19 @@
 //! Turns the core's notices into log lines and alarms, off the loop thread (a log pipe can block).
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use prism_proto::{
     ApplyCause, DirectFailure, InletState, Notice, RegionId, SwitchReason, Target, Verdict,
 };
 
-use super::alarms::name;
+use super::alarms::{Change, name};
 use super::board::{Board, cause_word, lane_subject, position_words};
 use super::outbox::Stopped;
+
+/// Changed alarms are logged this often, if no notice comes before.
+const ALARMS: Duration = Duration::from_millis(250);
 
 /// See the module.
 pub(super) struct Reporter {
@@ -21,8 +25,14 @@ pub(super) struct Reporter {
 impl Reporter {
     /// Until the loop is gone.
     pub(super) fn run(self) {
-        while let Ok(notice) = self.notices.recv() {
-            self.report(notice);
+        loop {
+            match self.notices.recv_timeout(ALARMS) {
+                Ok(notice) => self.report(notice),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let changes = self.board.lock().alarms.changes();
+            changes.iter().for_each(Change::log);
         }
     }
 
