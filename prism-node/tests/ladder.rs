@@ -129,41 +129,49 @@ fn eu1_applied_but_its_ack_was_lost_eu2_takes_over_and_the_update_is_there_once(
 
 #[test]
 fn eu1_stopped_in_the_middle_of_its_apply_while_direct_sql_writes_the_same_range_is_once() {
+    stopped_in_apply(false);
+}
+
+#[test]
+fn eu1_stopped_in_its_apply_which_the_server_commits_and_direct_sql_finds_is_once() {
+    stopped_in_apply(true);
+}
+
+/// EU1 is stopped while its apply waits for a row. Either the apply goes on in the server although
+/// EU1 does not (`commits`), or it comes to nothing while direct SQL writes the same updates.
+fn stopped_in_apply(commits: bool) {
     let mut w = World::new(&[("NA", 1), ("EU", 1)]);
     w.start(&["NA1", "EU1"]);
     w.submit_kills("NA1", 1);
     w.wait_acked("NA1", "EU");
 
-    // The row is locked, so that EU1's apply is in progress when EU1 is stopped.
     let mut locker = w.sql("EU");
     let mut held = locker.transaction().expect("begin");
-    held.execute(
-        "SELECT 1 FROM users WHERE username = 'steve' FOR UPDATE",
-        &[],
-    )
-    .expect("lock");
+    let lock = "SELECT 1 FROM users WHERE username = 'steve' FOR UPDATE";
+    held.execute(lock, &[]).expect("lock");
     w.submit_kills("NA1", 3);
     let mut watch = w.sql("EU");
     w.wait("EU1's apply waits for the row", || {
         let waiting = "SELECT count(*) FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        watch
-            .query_one(waiting, &[])
-            .expect("a query")
-            .get::<_, i64>(0)
-            > 0
+        let row = watch.query_one(waiting, &[]).expect("a query");
+        row.get::<_, i64>(0) > 0
     });
     let eu1 = w.cluster.node("EU1");
     w.cluster.signal(eu1, Signal::SIGSTOP);
+    if !commits {
+        w.wait("NA's lane writes by SQL", || {
+            w.lane("NA1", "EU").target.as_deref() == Some("direct")
+        });
+    }
     held.rollback().expect("rollback");
 
-    // Its open transaction stands in the way until the server ends it.
     w.wait_acked("NA1", "EU");
     let lane = w.lane("NA1", "EU");
-    assert!(
-        lane.direct_writes > 0 || w.kills("EU", "steve") == 4,
-        "{lane:?}"
-    );
+    assert_eq!(lane.target.as_deref(), Some("direct"), "{lane:?}");
+    if !commits {
+        assert_eq!(lane.direct_writes, 3, "{lane:?}");
+    }
     assert_eq!(w.kills("EU", "steve"), 4);
 
     w.cluster.signal(eu1, Signal::SIGCONT);
