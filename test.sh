@@ -38,6 +38,11 @@ if ! pg_bin >/dev/null; then
 fi
 echo "$(pg_bin)"
 
+if [ "$(uname)" = Linux ] && ! command -v strace >/dev/null; then
+    step "strace (tests make single system calls of a process fail with it)"
+    install_packages strace strace strace strace -
+fi
+
 step "formatting"
 cargo fmt --all --check
 
