@@ -12,6 +12,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use prism_db::apply::Applier;
 use prism_db::catalogue::{Catalogue, StatementConfig};
 use prism_db::submit::submit;
+use prism_db::throwaway::Cluster;
 use prism_db::{
     Database, DatabaseUrl, Hlc, OpenOptions, Submission, Topology, Update, Value, migrate, open,
 };
@@ -183,5 +184,49 @@ fn sqlite(c: &mut Criterion) {
     backend(c, "sqlite", DatabaseUrl::Sqlite(path));
 }
 
-criterion_group!(benches, sqlite);
+/// A throwaway server, its data on the disk that holds temporary files.
+fn postgres(c: &mut Criterion) {
+    let cluster = Cluster::start().unwrap_or_else(|e| panic!("{e}"));
+    cluster.create_database("region").expect("database");
+    let url = cluster.url("region");
+    let mut client = ::postgres::Client::connect(&url, ::postgres::NoTls).expect("connects");
+    client.batch_execute(TABLES).expect("tables");
+    let address = DatabaseUrl::parse(&url, Path::new("/")).expect("address");
+    backend(c, "postgres", address);
+    by_hand(c, &mut client);
+}
+
+/// The same load on the same server as one would write it without Prism: a transaction with one
+/// round trip per statement, each prepared beforehand.
+fn by_hand(c: &mut Criterion, client: &mut ::postgres::Client) {
+    let statements = [
+        "UPDATE users SET kills = kills + $2 WHERE username = $1",
+        "UPDATE users SET name = $2 WHERE username = $1",
+        "UPDATE items SET n = n - 1 WHERE id = $1",
+    ]
+    .map(|sql| client.prepare(sql).expect("prepares"));
+    let mut group = c.benchmark_group("by hand/postgres");
+    tune(&mut group);
+    for size in BATCHES {
+        group.throughput(Throughput::Elements(size as u64));
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            b.iter(|| {
+                let mut transaction = client.transaction().expect("begins");
+                for n in 0..size {
+                    let (row, name) = (format!("row {}", n % ROWS), format!("name {n}"));
+                    let rows = match n % 3 {
+                        0 => transaction.execute(&statements[0], &[&row, &1i64]),
+                        1 => transaction.execute(&statements[1], &[&row, &name]),
+                        _ => transaction.execute(&statements[2], &[&row]),
+                    };
+                    assert_eq!(rows.expect("runs"), 1);
+                }
+                transaction.commit().expect("commits");
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, sqlite, postgres);
 criterion_main!(benches);
