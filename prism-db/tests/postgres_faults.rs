@@ -77,8 +77,9 @@ fn numbers_are_in_the_order_of_commits_and_of_visibility() {
                 })
             })
             .collect();
-        writers.into_iter().for_each(|w| w.join().unwrap());
+        let ends: Vec<_> = writers.into_iter().map(|w| w.join()).collect();
         writing.store(false, Ordering::SeqCst);
+        assert!(ends.iter().all(Result::is_ok), "a submit failed");
         let (last, reads) = reader.join().unwrap();
         let total = na.number("SELECT sum(kills)::bigint FROM users");
         assert_eq!(last.0, THREADS + total.cast_unsigned());

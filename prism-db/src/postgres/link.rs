@@ -251,3 +251,44 @@ fn leave(left: &AtomicU8, count: &Abandoned) {
         ABANDONED.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_first_at_the_gate_decides() {
+        let gate = Gate::default();
+        assert!(gate.give_up());
+        assert!(!gate.may_commit(), "the caller was told: nothing written");
+        let gate = Gate::default();
+        assert!(gate.may_commit());
+        assert!(!gate.give_up(), "the caller must hear: ambiguous");
+    }
+
+    #[test]
+    fn threads_left_behind_are_counted_until_they_end() {
+        let count = Arc::new(Abandoned::default());
+        let threads: Vec<_> = (0..MAX_ABANDONED)
+            .map(|_| {
+                let presence = Presence {
+                    left: Arc::default(),
+                    count: Arc::clone(&count),
+                };
+                leave(&presence.left, &presence.count);
+                presence
+            })
+            .collect();
+        assert!(count.check().is_err());
+        drop(threads);
+        assert!(count.check().is_ok());
+        // One that ended just before it would have been left behind.
+        let left = Arc::new(AtomicU8::new(0));
+        drop(Presence {
+            left: Arc::clone(&left),
+            count: Arc::clone(&count),
+        });
+        leave(&left, &count);
+        assert_eq!(count.0.load(Ordering::SeqCst), 0);
+    }
+}
