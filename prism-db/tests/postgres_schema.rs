@@ -129,3 +129,36 @@ fn a_weaker_default_of_the_server_does_not_weaken_commits() {
     assert_eq!(seen, "on read committed UTC ISO, MDY public, pg_temp");
     na.db.region().unwrap();
 }
+
+#[test]
+fn what_a_statement_lacks_here_is_found_before_it_runs() {
+    let mut na = Region::new(shared(), "lacks", "NA");
+    let mut admin = shared().admin("lacks").unwrap();
+    admin
+        .batch_execute(
+            "REVOKE ALL ON guarded FROM prism; ALTER TABLE guarded OWNER TO postgres;
+             ALTER TABLE items ADD at timestamptz DEFAULT now(), ADD n bigserial",
+        )
+        .unwrap();
+    let catalogue = catalogue();
+    let mut problems = |name: &str| {
+        let statement = catalogue.get(name).unwrap();
+        let errors = na.db.check(statement).unwrap();
+        errors
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; ")
+    };
+    for fine in ["add_user", "add_kills", "rename", "everything"] {
+        assert_eq!(problems(fine), "", "{fine}");
+    }
+    assert!(problems("missing").contains("nowhere"));
+    assert!(problems("guarded").contains("permission denied"));
+    let defaults = problems("add_item");
+    assert!(
+        defaults.contains("column at") && defaults.contains("column n"),
+        "{defaults}"
+    );
+    assert_eq!(na.number("SELECT count(*) FROM users"), 0);
+}

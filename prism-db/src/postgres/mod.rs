@@ -1,6 +1,7 @@
 //! PostgreSQL: an ordinary role on an ordinary server, 13 or newer.
 
 mod apply;
+mod check;
 mod fault;
 mod functions;
 mod lane;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use postgres::Config;
 use prism_proto::{Epoch, Position, RegionKey, Seq, Tag, Verdict};
 
+use crate::catalogue::{CatalogueError, Statement};
 use crate::{
     ApplyReport, ApplyRequest, Committed, Database, DbError, Hlc, LaneRow, OpenOptions, RegionRow,
     RejectedRow, Submission,
@@ -257,6 +259,11 @@ impl Database for PgDatabase {
 
     fn rejected(&mut self, limit: u32) -> Result<Vec<RejectedRow>, DbError> {
         self.call(move |session| apply::rejected(session, limit))
+    }
+
+    fn check(&mut self, statement: &Statement) -> Result<Vec<CatalogueError>, DbError> {
+        let statement = statement.clone();
+        self.call(move |session| check::check(session, &statement))
     }
 
     fn hlc(&mut self) -> Result<Hlc, DbError> {
