@@ -101,6 +101,39 @@ pub fn another_epoch_is_a_fork<B: Backend>(world: &World<B>) {
     assert_eq!(world.kills_at(&world.eu), 1);
 }
 
+/// The own database was restored from an older backup, or the peer's stayed away too long.
+pub fn a_database_ahead_of_the_stream_or_too_far_behind_is_told<B: Backend>(world: &World<B>) {
+    let committed = world.submit(&world.na, &[world.kills(1), world.kills(1)]);
+    let epoch = world.epoch(&world.na);
+    let mut lost = committed[1].update.clone();
+    lost.prev_tag = lost.tag;
+    lost.tag = Tag(lost.tag.0 ^ 1);
+    let mut updates = world.outbox(&world.na);
+    updates.push((Seq(3), lost.encode()));
+    let ahead = world
+        .applier()
+        .apply(&mut *world.eu.open(), "NA", epoch, &updates);
+    assert_eq!(ahead.executed, 3);
+    let error = write(&world.na, &world.eu.url, &world.eu.options, 2).failure;
+    assert_eq!(error.map(|e| e.failure), Some(DirectFailure::Forked));
+
+    let mut na = world.na.open();
+    for peer in ["EU", "AS"] {
+        let at = Position {
+            epoch,
+            seq: Seq(2),
+            tag: committed[1].update.tag,
+        };
+        na.lane_acked(peer, at).expect("acked");
+    }
+    assert_eq!(na.outbox_trim(Duration::ZERO, 100).expect("trim"), 2);
+    let outcome = write(&world.na, &world.asia.url, &world.asia.options, 2);
+    let error = outcome.failure.expect("too old");
+    assert_eq!(error.failure, DirectFailure::Parked);
+    assert!(error.remedy.contains("prism adopt"), "{error:?}");
+    assert_eq!(world.kills_at(&world.asia), 0);
+}
+
 pub fn a_database_that_is_away_is_unreachable<B: Backend>(world: &World<B>) {
     world.submit(&world.na, &[world.kills(1)]);
     let away = match &world.eu.url {

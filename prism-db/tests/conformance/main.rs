@@ -47,6 +47,7 @@ macro_rules! suite {
                     a_node_and_the_direct_path_write_the_same_range_once,
                     a_database_that_is_not_the_peers_is_refused,
                     another_epoch_is_a_fork,
+                    a_database_ahead_of_the_stream_or_too_far_behind_is_told,
                     a_database_that_is_away_is_unreachable,
                 ],
                 lanes: [
