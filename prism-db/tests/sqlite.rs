@@ -213,7 +213,6 @@ fn a_statement_that_never_ends_is_stopped() {
 
 /// Run by the test below under a limit of the file size: writes until it fails.
 #[test]
-#[ignore = "a child process of another test"]
 fn child_that_fills() {
     let Some(dir) = std::env::var_os("PRISM_TEST_DIR").map(PathBuf::from) else {
         return;
@@ -241,7 +240,7 @@ fn a_disk_that_takes_no_more_is_told_and_nothing_is_half_written() {
     let output = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 600; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().expect("own path"))
-        .args(["--exact", "child_that_fills", "--ignored", "--nocapture"])
+        .args(["--exact", "child_that_fills", "--nocapture"])
         .env("PRISM_TEST_DIR", dir.path())
         .output()
         .expect("child");
@@ -264,7 +263,6 @@ fn a_disk_that_takes_no_more_is_told_and_nothing_is_half_written() {
 
 /// Run by the test below in a process of its own: writes until it is killed.
 #[test]
-#[ignore = "a child process of another test"]
 fn child_that_writes() {
     let Some(dir) = std::env::var_os("PRISM_TEST_DIR").map(PathBuf::from) else {
         return;
@@ -302,7 +300,7 @@ fn killed_at_any_instant_nothing_acknowledged_is_lost_or_done_twice() {
     let mut told = [0i64; 2];
     for round in 0..6 {
         let mut child = Command::new(std::env::current_exe().expect("own path"))
-            .args(["--exact", "child_that_writes", "--ignored", "--nocapture"])
+            .args(["--exact", "child_that_writes", "--nocapture"])
             .env("PRISM_TEST_DIR", dir.path())
             .stdout(Stdio::piped())
             .spawn()

@@ -60,8 +60,10 @@ fn killed_and_restarted_it_keeps_what_was_committed() {
 
 /// Not a test: the program that is killed by the test below.
 #[test]
-#[ignore = "started by the test below"]
 fn start_and_wait_to_be_killed() {
+    if std::env::var_os("PRISM_TEST_CHILD").is_none() {
+        return;
+    }
     let cluster = Cluster::start().unwrap();
     println!("directory={}", cluster.directory().display());
     println!("url={}", cluster.admin_url("postgres"));
@@ -71,12 +73,8 @@ fn start_and_wait_to_be_killed() {
 #[test]
 fn it_goes_when_its_parent_is_killed() {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--ignored",
-            "--exact",
-            "start_and_wait_to_be_killed",
-            "--nocapture",
-        ])
+        .args(["--exact", "start_and_wait_to_be_killed", "--nocapture"])
+        .env("PRISM_TEST_CHILD", "1")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
