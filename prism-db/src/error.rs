@@ -25,6 +25,8 @@ impl ErrorClass {
             _ => match sqlstate.get(..2) {
                 Some("53") => Self::Transient,
                 Some("08") => Self::Unreachable,
+                // The server has ended an idle or too long transaction and with it the connection.
+                _ if matches!(sqlstate, "25P03" | "25P04") => Self::Unreachable,
                 Some("57") if sqlstate.get(2..3) == Some("P") => Self::Unreachable,
                 Some("22" | "23") => Self::Refused,
                 _ => Self::Operator,
@@ -100,6 +102,7 @@ mod tests {
             ("53100", Transient),
             ("57014", Transient),
             ("57P01", Unreachable),
+            ("25P03", Unreachable),
             ("08006", Unreachable),
             ("22003", Refused),
             ("23505", Refused),

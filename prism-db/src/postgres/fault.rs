@@ -1,6 +1,6 @@
 //! From the client's errors to [`DbError`].
 
-use postgres::error::SqlState;
+use postgres::error::{Severity, SqlState};
 
 use crate::{DbError, ErrorClass};
 
@@ -42,11 +42,12 @@ pub(super) fn in_commit(error: &postgres::Error) -> Fault {
     }
 }
 
+/// By the server's function, since its words are in its own language.
 fn is_replan(error: &postgres::Error) -> bool {
     error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED)
         && error
             .as_db_error()
-            .is_some_and(|e| e.message().starts_with("cached plan"))
+            .is_some_and(|e| e.routine() == Some("RevalidateCachedQuery"))
 }
 
 /// A failure before COMMIT: nothing was written.
@@ -69,7 +70,8 @@ pub(super) fn plain(error: &postgres::Error) -> DbError {
 /// lives on, means that it did not.
 pub(super) fn committing(error: &postgres::Error) -> DbError {
     let fatal = error.as_db_error().is_none_or(|db| {
-        !matches!(db.severity(), "ERROR")
+        // `severity()` is in the server's language.
+        db.parsed_severity() != Some(Severity::Error)
             || ErrorClass::of(db.code().code()) == ErrorClass::Unreachable
     });
     if fatal && !is_ours(error) {
