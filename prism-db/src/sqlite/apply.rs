@@ -58,7 +58,7 @@ pub(super) fn apply(
                     });
                 }
                 Err(error) => {
-                    if matches!(&error, DbError::Sql { sqlstate, .. } if sqlstate == MISSING_REFERENCE)
+                    if is_missing_reference(&error)
                         && let Some(report) = behind(db, request, item, &mut here)?
                     {
                         return Ok(End::Rollback(report));
@@ -74,6 +74,23 @@ pub(super) fn apply(
         skipped: first as u64,
         drift,
     }))
+}
+
+/// For a request of one update, which is how an offender at COMMIT is found: what it would wait
+/// for. Looked up in the transaction, so that what arrives later does not make a missing reference
+/// a refusal.
+pub(super) fn alone_and_behind(
+    db: &Connection,
+    request: &ApplyRequest<'_>,
+) -> Result<Option<ApplyReport>, DbError> {
+    match request.items {
+        [item] if item.action == ItemAction::Run => behind(db, request, item, &mut None),
+        _ => Ok(None),
+    }
+}
+
+pub(super) fn is_missing_reference(error: &DbError) -> bool {
+    matches!(error, DbError::Sql { sqlstate, .. } if sqlstate == MISSING_REFERENCE)
 }
 
 pub(super) fn unknown(region: &str) -> DbError {

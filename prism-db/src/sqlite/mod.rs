@@ -174,7 +174,18 @@ impl Database for Sqlite {
     }
 
     fn apply(&mut self, request: &ApplyRequest<'_>) -> Result<ApplyReport, DbError> {
-        self.with(|open, _, statements| open.write(|db| apply::apply(db, statements, request)))
+        self.with(|open, _, statements| {
+            let mut waits = None;
+            let result = open.write(|db| {
+                waits = apply::alone_and_behind(db, request)?;
+                apply::apply(db, statements, request)
+            });
+            match (result, waits) {
+                // A deferred reference speaks up at COMMIT.
+                (Err(error), Some(report)) if apply::is_missing_reference(&error) => Ok(report),
+                (result, _) => result,
+            }
+        })
     }
 
     fn outbox_read(

@@ -352,6 +352,34 @@ pub fn a_missing_reference_that_another_stream_brings_is_waited_for<B: Backend>(
     assert_eq!(world.sql(&world.eu).one("SELECT count(*) FROM notes"), "1");
 }
 
+/// The same with a constraint that is judged at COMMIT, where nobody names the offender.
+pub fn a_missing_deferred_reference_that_another_stream_brings_is_waited_for<B: Backend>(
+    world: &World<B>,
+) {
+    world.submit(
+        &world.asia,
+        &[world.call("add_user", &[text("zoe"), text("Zoe")])],
+    );
+    world.ship(&world.asia, &world.na);
+    let later = world.call("add_later", &[text("n"), text("zoe")]);
+    world.submit(&world.na, &[world.append("1"), later, world.append("2")]);
+    let outcome = world.ship(&world.na, &world.eu);
+    assert_eq!(outcome.rejected, []);
+    let wait = outcome.wait.expect("must wait");
+    assert_eq!(
+        (wait.cause, wait.seq),
+        (ApplyCause::Dependency, Some(Seq(2)))
+    );
+    world.ship(&world.asia, &world.eu);
+    let outcome = world.ship(&world.na, &world.eu);
+    assert_eq!((outcome.wait, outcome.rejected), (None, vec![]));
+    assert_eq!(world.trace_at(&world.eu), "1 2");
+    assert_eq!(
+        world.sql(&world.eu).one("SELECT username FROM later"),
+        "zoe"
+    );
+}
+
 pub fn a_missing_table_parks_the_stream_and_rejects_nothing<B: Backend>(world: &World<B>) {
     let bump = world.call("bump", &[text("e")]);
     world.submit(&world.na, &[world.append("1"), bump, world.append("2")]);

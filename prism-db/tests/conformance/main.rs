@@ -34,6 +34,7 @@ macro_rules! suite {
                     a_different_row_count_is_drift,
                     a_missing_row_that_another_stream_brings_is_waited_for,
                     a_missing_reference_that_another_stream_brings_is_waited_for,
+                    a_missing_deferred_reference_that_another_stream_brings_is_waited_for,
                     a_missing_table_parks_the_stream_and_rejects_nothing,
                     a_lock_is_waited_for_and_nothing_is_rejected,
                     interleaved_statements_run_in_seq_order,
