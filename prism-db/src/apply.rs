@@ -69,6 +69,10 @@ pub struct Applier {
     catalogue: Arc<Catalogue>,
     regions: Arc<[(String, RegionKey)]>,
     waits: u32,
+    /// Updates of one transaction, at most. A batch that cannot be done within the statement
+    /// timeout, or fails without naming an update, is tried in smaller parts: the whole of it
+    /// would meet the same end for ever.
+    most: usize,
 }
 
 impl Applier {
@@ -79,6 +83,7 @@ impl Applier {
             catalogue,
             regions,
             waits: 0,
+            most: usize::MAX,
         }
     }
 
@@ -145,7 +150,7 @@ impl Applier {
 
     /// Applies `items`, marking those that are refused. Returns why it stopped, if it did.
     fn run(
-        &self,
+        &mut self,
         db: &mut dyn Database,
         stream: &str,
         epoch: Epoch,
@@ -154,7 +159,7 @@ impl Applier {
     ) -> Option<Stop> {
         // `start..end` is tried now; an error makes it shorter, a success moves it on.
         let mut start = 0;
-        let mut end = items.len();
+        let mut end = items.len().min(self.most);
         // Why `items[end]` cannot be applied; told once what stands before it has been.
         let mut stop = None;
         let mut looked = false;
@@ -190,8 +195,14 @@ impl Applier {
                     if end == items.len() || stop.is_some() {
                         return stop;
                     }
+                    if self.most < items.len() && executed > 0 {
+                        // Slow going: what is done is told before the next part. A little more
+                        // each time: every part that is too large costs the whole timeout.
+                        self.most = self.most.saturating_add(1 + self.most / 8);
+                        return None;
+                    }
                     start = end;
-                    end = items.len();
+                    end = start.saturating_add(self.most).min(items.len());
                     looked = false;
                 }
                 Ok(ApplyReport::Gap { position }) => {
@@ -202,6 +213,16 @@ impl Applier {
                     let index = part.iter().position(|item| item.seq == seq).unwrap_or(0);
                     end = start + index;
                     stop = Some(self.dependency(seq, needs));
+                }
+                Err(error) if part.len() > 1 && is_of_the_whole(&error) => {
+                    self.most = part.len() / 2;
+                    if let Ok(position) = db.position(stream) {
+                        outcome.position = Some(position);
+                    }
+                    return match self.judge(&error, part) {
+                        Verdict::Stop(found, _) => Some(found),
+                        _ => None,
+                    };
                 }
                 Err(error) => match self.judge(&error, part) {
                     Verdict::Refused(index) => {
@@ -288,6 +309,8 @@ impl Applier {
                 index,
                 ..
             } => {
+                // The only one is the one.
+                let index = if items.len() == 1 { Some(0) } else { *index };
                 let index = index.filter(|&i| i < items.len());
                 match class {
                     ErrorClass::Refused => match index {
@@ -381,6 +404,13 @@ enum Verdict {
 
 fn to_usize(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// A batch that failed as a whole, though its parts might not: it took too long (whichever update
+/// was running then), or an update failed in a way that hides which (an assertion in a trigger).
+fn is_of_the_whole(error: &DbError) -> bool {
+    matches!(error, DbError::Sql { sqlstate, class, index, .. }
+        if sqlstate == "57014" || *class == ErrorClass::Operator && index.is_none())
 }
 
 /// From now on the item is recorded instead of executed.

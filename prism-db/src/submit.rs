@@ -110,6 +110,16 @@ impl Run<'_> {
                 class: ErrorClass::Refused,
                 ..
             } if batch.len() > 1 => return self.all(&batch[..batch.len() / 2]),
+            // It took too long as a whole. Under load every next batch is as large as this one, so
+            // that none of them would ever be committed.
+            DbError::Sql {
+                index: None,
+                sqlstate,
+                ..
+            } if sqlstate == "57014" && batch.len() > 1 && self.patience > 1 => {
+                self.patience -= 1;
+                return self.all(&batch[..batch.len() / 2]);
+            }
             _ => None,
         };
         let Some(index) = offender else {

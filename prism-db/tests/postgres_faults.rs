@@ -11,8 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pg::proxy::{Cut, Proxy};
 use pg::*;
+use prism_db::apply::Applier;
 use prism_db::throwaway::Cluster;
-use prism_db::{ApplyItem, ApplyReport, DbError, ErrorClass, Submission};
+use prism_db::{ApplyItem, ApplyReport, DbError, ErrorClass, Submission, Value};
 use prism_proto::{Epoch, Seq};
 
 const KILLS: &str = "SELECT kills FROM users WHERE id = 1";
@@ -515,4 +516,85 @@ fn a_restarted_server_is_found_again_without_an_error() {
     assert!(matches!(error, DbError::Unreachable(_)), "{error:?}");
     cluster.restart().unwrap();
     assert_eq!(na.db.submit(&[kills(1, 1)]).unwrap()[0].seq, Seq(3));
+}
+
+/// An applier, as a node has one.
+fn applier() -> Applier {
+    Applier::new(catalogue(), topology("EU").regions)
+}
+
+fn encoded(items: &[ApplyItem]) -> Vec<(Seq, Vec<u8>)> {
+    let encode = |item: &ApplyItem| (item.seq, item.update.encode());
+    items.iter().map(encode).collect()
+}
+
+const GUARDED: &str = "SELECT n FROM guarded";
+
+fn bump() -> Submission {
+    submission("guarded", &[Value::Int(1)])
+}
+
+/// Each update is quick enough, all of them together are not: the same batch again would fail for
+/// ever.
+#[test]
+fn a_batch_that_takes_longer_than_the_deadline_is_done_in_parts() {
+    let mut na = Region::new(shared(), "slow_na", "NA");
+    let mut eu = Region::new(shared(), "slow_eu", "EU");
+    let batch: Vec<_> = (0..24).map(|_| bump()).collect();
+    let committed = na.db.submit(&batch).unwrap();
+    let updates = encoded(&items(&committed));
+    let epoch = na.epoch();
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$;
+        CREATE TRIGGER slow BEFORE UPDATE ON guarded FOR EACH ROW EXECUTE FUNCTION slow();";
+    for region in [&na, &eu] {
+        region.sql().batch_execute(slow).unwrap();
+    }
+    let short = |region: &str| {
+        let mut options = options(region);
+        options.statement_timeout = Duration::from_millis(800);
+        options
+    };
+    eu.db = open(&eu.url, short("EU"));
+    let mut applier = applier();
+    until("everything is applied", || {
+        let outcome = applier.apply(&mut *eu.db, "NA", epoch, &updates);
+        assert_eq!(outcome.rejected, []);
+        outcome.position.is_some_and(|p| p.seq == Seq(24))
+    });
+    assert_eq!(eu.number(GUARDED), 24);
+
+    na.db = open(&na.url, short("NA"));
+    let answers = prism_db::submit::submit(&mut *na.db, &batch);
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(na.number(GUARDED), 48);
+}
+
+/// PL/pgSQL does not catch a failed assertion with all other errors, so it names no update.
+#[test]
+fn a_failed_assertion_holds_up_nothing_before_it() {
+    let mut na = Region::new(shared(), "assert_na", "NA");
+    let mut eu = Region::new(shared(), "assert_eu", "EU");
+    let committed = na.db.submit(&(0..9).map(|_| bump()).collect::<Vec<_>>());
+    let updates = encoded(&items(&committed.unwrap()));
+    let assertion = "CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN ASSERT NEW.n <> 6, 'six'; RETURN NEW; END $$;
+        CREATE TRIGGER never BEFORE UPDATE ON guarded FOR EACH ROW EXECUTE FUNCTION never();";
+    eu.sql().batch_execute(assertion).unwrap();
+    let mut applier = applier();
+    let mut apply = || applier.apply(&mut *eu.db, "NA", na.epoch(), &updates);
+    until("the update is named", || {
+        let outcome = apply();
+        assert_eq!(outcome.rejected, []);
+        outcome.wait.is_some_and(|wait| wait.seq == Some(Seq(6)))
+    });
+    assert_eq!(eu.number(GUARDED), 5);
+    eu.sql()
+        .batch_execute("DROP TRIGGER never ON guarded")
+        .unwrap();
+    until("it goes on by itself", || {
+        let outcome = applier.apply(&mut *eu.db, "NA", na.epoch(), &updates);
+        outcome.position.is_some_and(|p| p.seq == Seq(9))
+    });
+    assert_eq!(eu.number(GUARDED), 9);
 }

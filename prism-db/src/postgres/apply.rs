@@ -102,7 +102,10 @@ impl PgDatabase {
                 "unknown" => return Err(unknown(request.stream)),
                 "behind" => {
                     let item = &request.items[index.min(request.items.len() - 1)];
-                    if let Some(needs) = self.behind(&item.update)? {
+                    // What an earlier update of the stream had seen counts as well: its origin's
+                    // submitters may have looked in another order than they committed.
+                    let before = &request.items[start..=index.min(request.items.len() - 1)];
+                    if let Some(needs) = self.behind(before)? {
                         return Ok(ApplyReport::Behind {
                             seq: item.seq,
                             needs,
@@ -129,14 +132,16 @@ impl PgDatabase {
         crate::Database::position(self, stream)
     }
 
-    /// The stream, of those configured, that `update` waits for.
-    fn behind(&mut self, update: &Update) -> Result<Option<(RegionKey, Seq)>, DbError> {
+    /// The stream, of those configured, that the last of `items` waits for.
+    fn behind(&mut self, items: &[ApplyItem]) -> Result<Option<(RegionKey, Seq)>, DbError> {
         let positions = crate::Database::positions(self)?;
-        Ok(chain::behind(update, |key| {
+        let here = |key| {
             let name = self.peers.get(&key)?;
             let known = positions.iter().find(|(stream, _)| stream == name);
             Some(known.map_or(Seq::ZERO, |(_, position)| position.seq))
-        }))
+        };
+        let mut items = items.iter().rev();
+        Ok(items.find_map(|item| chain::behind(&item.update, here)))
     }
 
     fn apply_items(&mut self, request: &ApplyRequest<'_>, start: usize) -> Result<Answer, DbError> {
