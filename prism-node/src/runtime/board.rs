@@ -74,6 +74,8 @@ pub(crate) struct State {
     pub(crate) rejected: u64,
     /// Why updates cannot be accepted.
     pub(crate) unready: Option<String>,
+    /// Why this node is of no use until it is restarted: no good news later takes it back.
+    pub(crate) broken: Option<String>,
     /// Shutting down.
     pub(crate) draining: bool,
     /// Figures.
@@ -142,12 +144,22 @@ impl Board {
         state.tail = state.tail.max(tail);
     }
 
-    /// A peer's database has committed up to here.
+    /// A peer's database has committed up to here, somebody says.
     pub(crate) fn acked(&self, peer: RegionId, seq: Seq) {
+        self.set_acked(peer, |known| known.max(seq));
+    }
+
+    /// A peer's database is here, says the own lane. It may have been put back.
+    pub(crate) fn acked_by_lane(&self, peer: RegionId, seq: Seq) {
+        self.set_acked(peer, |_| seq);
+    }
+
+    fn set_acked(&self, peer: RegionId, next: impl FnOnce(Seq) -> Seq) {
         let mut state = self.lock();
         if let Some(acked) = state.acked.get_mut(usize::from(peer.0)) {
+            let seq = next(*acked);
             let progress = seq > *acked;
-            *acked = (*acked).max(seq);
+            *acked = seq;
             if progress {
                 clear_lane_alarms(&mut state, self.names.region(peer));
             }
@@ -212,13 +224,14 @@ impl Board {
     /// By the database's rows, not by the loop's snapshot: that one may be older than the newest
     /// commit.
     pub(crate) fn delivering(&self, state: &State) -> bool {
-        self.names.peers().any(|peer| {
-            let name = self.names.region(peer);
-            let row = state.rows.iter().find(|row| row.peer == name);
-            let holder = row.and_then(|row| row.holder.as_deref());
-            let mine = holder.is_none_or(|holder| holder == self.names.my_name());
-            mine && acked(state, &self.names, peer) < tail(state)
-        })
+        state.broken.is_none()
+            && self.names.peers().any(|peer| {
+                let name = self.names.region(peer);
+                let row = state.rows.iter().find(|row| row.peer == name);
+                let holder = row.and_then(|row| row.holder.as_deref());
+                let mine = holder.is_none_or(|holder| holder == self.names.my_name());
+                mine && acked(state, &self.names, peer) < tail(state)
+            })
     }
 }
 
@@ -249,10 +262,14 @@ fn tail(state: &State) -> Seq {
     Seq(stored.max(state.tail.0).max(engine.unwrap_or(0)))
 }
 
-/// The newest that anybody knows: engine, siblings, lane row.
+/// What the own lane says; of another node's the newest that anybody knows: engine, siblings, lane
+/// row.
 fn acked(state: &State, names: &Names, peer: RegionId) -> Seq {
     let i = usize::from(peer.0);
     let known = state.acked.get(i).map_or(0, |s| s.0);
+    if state.snapshot.lanes.get(i).is_some_and(|lane| lane.held) {
+        return Seq(known);
+    }
     let engine = state.snapshot.lanes.get(i).map_or(0, |l| l.acked.seq.0);
     let name = names.region(peer);
     let row = state.rows.iter().find(|row| row.peer == name);
@@ -349,7 +366,7 @@ impl status::Board for Board {
         if state.draining {
             return Err("this node is shutting down".to_owned());
         }
-        match &state.unready {
+        match state.broken.as_ref().or(state.unready.as_ref()) {
             Some(why) => Err(why.clone()),
             None => Ok(()),
         }
@@ -367,7 +384,7 @@ impl status::Board for Board {
             inbox_bytes: state.snapshot.inbox_bytes,
             sessions: state.snapshot.sessions.iter().filter(|s| **s).count() as u64,
             drift: state.inlets.iter().map(|i| i.drift).sum(),
-            ready: state.unready.is_none() && !state.draining,
+            ready: state.broken.is_none() && state.unready.is_none() && !state.draining,
         };
         drop(state);
         metrics::encode(&status, &figures)
@@ -380,4 +397,44 @@ pub(crate) fn position_words(position: Position) -> String {
         "seq {}, tag {:016x}, epoch {:016x}",
         position.seq.0, position.tag.0, position.epoch.0
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Board as _;
+    use prism_proto::{Epoch, LaneStats, NodeId, Tag};
+
+    #[test]
+    fn a_peer_that_was_put_back_is_not_shown_as_up_to_date() {
+        let names = Names {
+            me: NodeId(0),
+            own: RegionId(0),
+            rank: 0,
+            nodes: vec![("NA1".into(), RegionId(0)), ("EU1".into(), RegionId(1))],
+            regions: vec!["NA".into(), "EU".into()],
+        };
+        let board = Board::new(Arc::new(names));
+        let mut snapshot = Snapshot::default();
+        let mut lane = LaneStats::default();
+        lane.held = true;
+        snapshot.lanes = vec![LaneStats::default(), lane];
+        board.snapshot(&snapshot);
+        board.tail(Seq(100));
+        board.lock().rows = vec![LaneRow {
+            peer: "EU".into(),
+            acked: Position {
+                epoch: Epoch(1),
+                seq: Seq(100),
+                tag: Tag(1),
+            },
+            holder: Some("NA1".into()),
+        }];
+        board.acked_by_lane(RegionId(1), Seq(100));
+        board.acked_by_lane(RegionId(1), Seq(50));
+        // What a sibling or the lane's row remembers is older.
+        let lane = board.status().lanes.remove(0);
+        assert_eq!((lane.acked, lane.lag_updates), (50, 50));
+        assert_eq!(board.remaining(&board.lock()), [("EU".to_owned(), 50)]);
+    }
 }

@@ -14,8 +14,9 @@ use super::alarms::name;
 use super::board::{Board, lane_subject};
 use super::start::StartError;
 
-/// Connections to a peer's database are not kept for nothing.
-const IDLE: Duration = Duration::from_secs(30);
+/// Connections to a peer's database are not kept for nothing; but for longer than a parked lane
+/// pauses, since they count what hangs at a server that does not answer, and so bound it.
+const IDLE: Duration = Duration::from_secs(120);
 /// The engine hears of progress this often.
 const BUDGET: Duration = Duration::from_millis(500);
 

@@ -11,7 +11,7 @@ use prism_proto::{
 use super::board::Board;
 use super::direct::DirectJob;
 use super::inlet::InletJob;
-use super::outbox::{Acks, OutboxJob};
+use super::outbox::{Acks, OutboxJob, Stopped};
 
 /// See the module.
 pub(super) struct LoopHost {
@@ -21,6 +21,7 @@ pub(super) struct LoopHost {
     pub(super) direct: Vec<Option<SyncSender<DirectJob>>>,
     pub(super) outbox: SyncSender<OutboxJob>,
     pub(super) acks: Arc<Acks>,
+    pub(super) stopped: Arc<Stopped>,
     pub(super) notices: SyncSender<Notice>,
     pub(super) board: Arc<Board>,
     pub(super) handle: Handle,
@@ -91,7 +92,7 @@ impl Host for LoopHost {
     }
 
     fn acked(&mut self, peer: RegionId, position: Position) {
-        self.board.acked(peer, position.seq);
+        self.board.acked_by_lane(peer, position.seq);
         if self.acks.put(peer, position) {
             // Full: the worker is busy and looks at the positions when it comes back.
             let _ = self.outbox.try_send(OutboxJob::Acked);
@@ -99,6 +100,10 @@ impl Host for LoopHost {
     }
 
     fn notify(&mut self, notice: Notice) {
+        // Not left to a queue that may be full: the lane would stand still for ever, unheard.
+        if let Notice::LaneStopped { peer, .. } = notice {
+            self.stopped.add(peer);
+        }
         if let Err(TrySendError::Full(_)) = self.notices.try_send(notice) {
             self.board.lock().counters.notices_lost += 1;
         }

@@ -255,6 +255,11 @@ impl InletWorker {
                 name::STUCK,
                 "look for a transaction that holds locks on the rows or tables of this stream",
             ),
+            ApplyCause::Unreachable if lasting >= STUCK_ALARM => (
+                name::STUCK,
+                "start the database or mend the way to it; if it runs, look in its log whether \
+                 this update makes it fail",
+            ),
             _ => return,
         };
         let remedy = if wait.remedy.is_empty() {

@@ -24,6 +24,8 @@ mod queue;
 mod reporter;
 mod start;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 pub(crate) use board::Counters;

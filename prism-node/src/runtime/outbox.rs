@@ -13,7 +13,8 @@ use prism_net::{Batch, Command, Handle};
 use prism_proto::{Event, Position, RegionId, Seq, Verdict};
 
 use super::alarms::name;
-use super::board::Board;
+use super::board::{Board, position_words};
+use super::threads::Whole;
 
 /// Leases are renewed and the tail is looked at this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -24,6 +25,9 @@ const HEAD_START: Duration = Duration::from_millis(1_500);
 /// A lane row is only a hint for a restart (the peer's database knows better), so acknowledgements
 /// are written in company.
 const FLUSH: Duration = Duration::from_millis(250);
+/// Rows stay at least so long, whatever is configured: what became of an ambiguous COMMIT is read
+/// from them, by then acknowledged or not.
+const KEEP: Duration = Duration::from_secs(60);
 /// Outbox rows are trimmed this often, so many at a time.
 const TRIM: Duration = Duration::from_secs(10);
 const TRIM_ROWS: u32 = 5_000;
@@ -34,6 +38,10 @@ const RESUME: Duration = Duration::from_secs(10);
 /// Bytes per answer to a fetch, and in all.
 const CHUNK: usize = 1 << 20;
 const FETCH: usize = 8 << 20;
+
+const REWOUND: &str = "restart this node: it then compares itself with every region, and alarms \
+    if they have what this database has lost; rebuild this database from a healthy region in that \
+    case";
 
 /// What the loop asks of this worker.
 pub(super) enum OutboxJob {
@@ -100,6 +108,7 @@ pub(super) struct OutboxWorker {
     pub(super) database: Box<dyn Database>,
     pub(super) handle: Handle,
     pub(super) board: Arc<Board>,
+    pub(super) whole: Whole,
     pub(super) acks: Arc<Acks>,
     pub(super) stopped: Arc<Stopped>,
     pub(super) retention: Duration,
@@ -107,6 +116,8 @@ pub(super) struct OutboxWorker {
     pub(super) held: BTreeSet<RegionId>,
     /// Tail that the engine has been told.
     pub(super) told: Seq,
+    /// Where the own stream was when it was last looked at.
+    pub(super) last: Option<Position>,
     pub(super) started: Instant,
     pub(super) trimmed: Instant,
     pub(super) resumed: Instant,
@@ -205,14 +216,19 @@ impl OutboxWorker {
     }
 
     fn tick(&mut self) {
+        if self.board.lock().broken.is_some() {
+            return self.resign();
+        }
         let result = self.look();
         match result {
             Ok(()) => {
                 let mut state = self.board.lock();
-                if state.unready.take().is_some() {
+                let was = state.unready.take();
+                state.alarms.clear(name::DATABASE, "");
+                drop(state);
+                if was.is_some() {
                     tracing::info!("the database answers, updates are accepted");
                 }
-                state.alarms.clear(name::DATABASE, "");
             }
             Err(error) => self.unhealthy(&error),
         }
@@ -226,6 +242,9 @@ impl OutboxWorker {
             seq: Seq(region.next_seq.0.saturating_sub(1)),
             tag: region.last_tag,
         };
+        if self.rewound(own)? {
+            return Ok(());
+        }
         if own.seq > self.told {
             // Committed by a sibling whose word was lost, by SQL, or before this start.
             self.told = own.seq;
@@ -254,6 +273,34 @@ impl OutboxWorker {
         self.trim()
     }
 
+    /// The own database may have been put back while this node runs: restored, or replaced by a
+    /// standby that lacked the newest commits. Numbers are then given out a second time, which the
+    /// peers' databases would notice late, and the loop has the payloads of the first.
+    fn rewound(&mut self, own: Position) -> Result<bool, DbError> {
+        if let Some(last) = self.last.filter(|last| *last != own)
+            && self.database.outbox_verify(last)? == Verdict::Forked
+        {
+            let why = format!(
+                "the database of this region has gone back: it had {}, now it has {}",
+                position_words(last),
+                position_words(own)
+            );
+            self.whole.broken(name::FORK, "", why, REWOUND);
+            self.resign();
+            return Ok(true);
+        }
+        self.last = Some(own);
+        Ok(false)
+    }
+
+    /// This node is of no use any more: a sibling shall deliver.
+    fn resign(&mut self) {
+        for &peer in &self.held {
+            self.tell(Event::LaneLost { peer });
+        }
+        self.leave();
+    }
+
     fn leases(&mut self, own: Position) -> Result<Vec<LaneRow>, DbError> {
         if self.resumed.elapsed() >= RESUME {
             self.resumed = Instant::now();
@@ -268,14 +315,20 @@ impl OutboxWorker {
             return self.database.lanes();
         }
         let mut rows = Vec::new();
+        let mut failed = None;
         for peer in names.peers() {
-            let row = self
-                .database
-                .lane_lease(names.region(peer), names.my_name(), LEASE)?;
-            self.hold(peer, &row, own);
-            rows.push(row);
+            let lane = names.region(peer);
+            match self.database.lane_lease(lane, names.my_name(), LEASE) {
+                Ok(row) => {
+                    self.hold(peer, &row, own);
+                    rows.push(row);
+                }
+                // One lane's row (not migrated, locked) is no reason to give up the others.
+                Err(error @ (DbError::Sql { .. } | DbError::Schema(_))) => failed = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(rows)
+        failed.map_or(Ok(rows), Err)
     }
 
     fn hold(&mut self, peer: RegionId, row: &LaneRow, own: Position) {
@@ -334,7 +387,9 @@ impl OutboxWorker {
         }
         let start = Instant::now();
         while start.elapsed() < TRIM_BUDGET {
-            let rows = self.database.outbox_trim(self.retention, TRIM_ROWS)?;
+            let rows = self
+                .database
+                .outbox_trim(self.retention.max(KEEP), TRIM_ROWS)?;
             if rows < u64::from(TRIM_ROWS) {
                 self.trimmed = Instant::now();
                 break;

@@ -76,6 +76,13 @@ impl IntakeQueue {
         self.arrived.notify_all();
     }
 
+    /// Nobody will work off what waits: the callers are told that, instead of waiting.
+    pub(super) fn abandon(&self) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.closed = true;
+        inner.jobs.clear();
+    }
+
     /// Updates that wait or are being written.
     pub(super) fn len(&self) -> usize {
         self.inner
@@ -147,5 +154,14 @@ mod tests {
         assert_eq!(jobs.len(), 1);
         jobs.clear();
         assert!(!queue.take(&mut jobs));
+    }
+
+    #[test]
+    fn callers_of_a_worker_that_died_do_not_wait_for_it() {
+        let queue = IntakeQueue::new(4);
+        let waiting = queue.submit(vec![update()]).expect("room");
+        queue.abandon();
+        assert!(waiting.blocking_recv().is_err(), "told at once");
+        assert_eq!(queue.submit(vec![update()]).err(), Some(Failure::Draining));
     }
 }

@@ -10,7 +10,6 @@ use prism_proto::{
 
 use super::alarms::{Change, name};
 use super::board::{Board, cause_word, lane_subject, position_words};
-use super::outbox::Stopped;
 
 /// Changed alarms are logged this often, if no notice comes before.
 const ALARMS: Duration = Duration::from_millis(250);
@@ -19,7 +18,6 @@ const ALARMS: Duration = Duration::from_millis(250);
 pub(super) struct Reporter {
     pub(super) notices: Receiver<Notice>,
     pub(super) board: Arc<Board>,
-    pub(super) stopped: Arc<Stopped>,
 }
 
 impl Reporter {
@@ -131,7 +129,6 @@ impl Reporter {
             ),
         };
         self.board.raise(name, &lane_subject(lane), detail, remedy);
-        self.stopped.add(peer);
     }
 
     fn peer_waiting(&self, peer: RegionId, cause: ApplyCause) {

@@ -25,7 +25,7 @@ use super::outbox::{Acks, OutboxWorker, Stopped};
 use super::queue::IntakeQueue;
 use super::reporter::Reporter;
 use super::submit::SubmitWorker;
-use super::threads::{Threads, died};
+use super::threads::{Threads, Whole};
 use crate::config::{Config, Node};
 
 /// Updates that callers may have waiting: a few seconds' work of the database.
@@ -163,7 +163,11 @@ pub(super) fn start(
     let acks = Arc::new(Acks::default());
     let stopped = Arc::new(Stopped::default());
     let queue = Arc::new(IntakeQueue::new(INTAKE));
-    let mut threads = Threads::new(Arc::clone(&board));
+    let whole = Whole {
+        board: Arc::clone(&board),
+        queue: Arc::clone(&queue),
+    };
+    let mut threads = Threads::new(whole.clone());
 
     let mut database = opener.own(own, LOCK)?;
     opener.refuse_foreign(own, database.as_mut())?;
@@ -174,11 +178,13 @@ pub(super) fn start(
         database,
         handle: handle.clone(),
         board: Arc::clone(&board),
+        whole: whole.clone(),
         acks: Arc::clone(&acks),
         stopped: Arc::clone(&stopped),
         retention: config.limits.retention,
         held: std::collections::BTreeSet::new(),
         told: Seq::ZERO,
+        last: None,
         started: Instant::now(),
         trimmed: Instant::now(),
         resumed: Instant::now(),
@@ -192,6 +198,7 @@ pub(super) fn start(
         handle: handle.clone(),
         board: Arc::clone(&board),
         outbox: outbox.clone(),
+        looked: None,
     };
     threads.spawn("submit", move || worker.run())?;
 
@@ -199,7 +206,6 @@ pub(super) fn start(
     let reporter = Reporter {
         notices: notice_jobs,
         board: Arc::clone(&board),
-        stopped,
     };
     threads.spawn("reporter", move || reporter.run())?;
 
@@ -216,14 +222,14 @@ pub(super) fn start(
         direct,
         outbox: outbox.clone(),
         acks,
+        stopped,
         notices,
         board: Arc::clone(&board),
         handle: handle.clone(),
     };
-    let watch = Arc::clone(&board);
     threads.spawn("loop", move || {
         if let Err(error) = driver.run(&mut host) {
-            died(&watch, "loop", &error.to_string());
+            whole.died("loop", &error.to_string());
         }
     })?;
     tracing::info!(

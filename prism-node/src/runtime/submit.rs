@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
 
 use prism_db::catalogue::Catalogue;
 use prism_db::submit::{SubmitError, submit};
@@ -18,6 +19,10 @@ use crate::intake::{Answer, Failure, NewUpdate};
 /// failing one costs the whole batch a second try.
 const MAX_BATCH: usize = 512;
 
+/// The outbox worker is asked to look at the database this often. Updates that cannot be taken may
+/// come by the thousand (a missing table), and its queue is there for the lanes.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// See the module.
 pub(super) struct SubmitWorker {
     pub(super) queue: Arc<IntakeQueue>,
@@ -26,6 +31,14 @@ pub(super) struct SubmitWorker {
     pub(super) handle: Handle,
     pub(super) board: Arc<Board>,
     pub(super) outbox: SyncSender<OutboxJob>,
+    /// When the outbox worker was last asked to look.
+    pub(super) looked: Option<Instant>,
+}
+
+impl Drop for SubmitWorker {
+    fn drop(&mut self) {
+        self.queue.abandon();
+    }
 }
 
 /// One update on its way: whose it is, and its place in the transaction.
@@ -130,7 +143,7 @@ impl SubmitWorker {
         }
     }
 
-    fn account(&self, results: &[Result<Committed, SubmitError>]) {
+    fn account(&mut self, results: &[Result<Committed, SubmitError>]) {
         let mut refused = 0;
         let mut away = false;
         for result in results {
@@ -148,7 +161,8 @@ impl SubmitWorker {
             state.counters.database_errors += 1;
         }
         drop(state);
-        if away {
+        if away && self.looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            self.looked = Some(Instant::now());
             // It looks at the database, finds out what it is and says so.
             let _ = self.outbox.try_send(OutboxJob::Look);
         }

@@ -8,18 +8,51 @@ use std::time::{Duration, Instant};
 
 use super::alarms::name;
 use super::board::Board;
+use super::queue::IntakeQueue;
+
+/// Whether the node is whole. One that is not accepts nothing any more and gives its leases back,
+/// so that a sibling delivers; it is never half alive.
+#[derive(Debug, Clone)]
+pub(super) struct Whole {
+    pub(super) board: Arc<Board>,
+    pub(super) queue: Arc<IntakeQueue>,
+}
+
+impl Whole {
+    /// A part has ended that should not have.
+    pub(super) fn died(&self, part: &str, why: &str) {
+        tracing::error!(part, "a part of this node has stopped: {why}");
+        self.broken(
+            name::WORKER,
+            part,
+            format!("{part} has stopped: {why}"),
+            "restart this node; everything it has acknowledged is in the database",
+        );
+    }
+
+    /// For good, until the node is restarted.
+    pub(super) fn broken(&self, alarm: &'static str, subject: &str, why: String, remedy: &str) {
+        let mut state = self.board.lock();
+        state
+            .broken
+            .get_or_insert_with(|| format!("{why}; {remedy}"));
+        state.alarms.raise(alarm, subject, why, remedy);
+        drop(state);
+        self.queue.close();
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Threads {
-    board: Arc<Board>,
+    whole: Whole,
     list: Vec<(String, JoinHandle<()>)>,
 }
 
 impl Threads {
-    pub(super) fn new(board: Arc<Board>) -> Self {
+    pub(super) fn new(whole: Whole) -> Self {
         Self {
-            board,
+            whole,
             list: Vec::new(),
         }
     }
@@ -31,11 +64,11 @@ impl Threads {
         body: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
         let name = name.into();
-        let board = Arc::clone(&self.board);
+        let whole = self.whole.clone();
         let label = name.clone();
         let thread = Builder::new().name(name.clone()).spawn(move || {
             if catch_unwind(AssertUnwindSafe(body)).is_err() {
-                died(&board, &label, "it panicked; see the log");
+                whole.died(&label, "it panicked; see the log");
             }
         })?;
         self.list.push((name, thread));
@@ -55,17 +88,4 @@ impl Threads {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
-}
-
-/// A part of the node has ended that should not have.
-pub(super) fn died(board: &Board, part: &str, why: &str) {
-    tracing::error!(part, "a part of this node has stopped: {why}");
-    let mut state = board.lock();
-    state.unready = Some(format!("{part} has stopped; restart this node"));
-    state.alarms.raise(
-        name::WORKER,
-        part,
-        format!("{part} has stopped: {why}"),
-        "restart this node; everything it has acknowledged is in the database",
-    );
 }

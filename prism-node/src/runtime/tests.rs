@@ -1,0 +1,172 @@
+//! Nodes in this process, on SQLite, when something is wrong with one of them.
+
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prism_db::{Topology, Value};
+use rusqlite::Connection;
+
+use super::Runtime;
+use super::threads::Whole;
+use crate::config::Config;
+use crate::intake::{Answer, Failure, Mode, NewUpdate};
+
+const STATEMENT: &str = "[[statement]]\nname = \"bump\"\nparams = [\"int\"]\nkind = \"delta\"\n\
+    sql = \"UPDATE counters SET n = n + $1 WHERE id = 'a'\"\n";
+
+/// NA with two nodes, EU with one that does not run; migrated.
+fn cluster(dir: &Path) -> (Arc<Config>, PathBuf) {
+    let mut text = String::from("cluster = \"test\"\n");
+    // Held until all are known, so that no two are the same.
+    let mut held = Vec::new();
+    for (region, nodes) in [("NA", 2), ("EU", 1)] {
+        let path = dir.join(format!("{region}.db"));
+        let db = Connection::open(&path).expect("a file");
+        db.execute_batch(
+            "CREATE TABLE counters (id TEXT PRIMARY KEY, n INT); INSERT INTO counters VALUES ('a', 0)",
+        )
+        .expect("a table");
+        text += &format!(
+            "[[region]]\nname = \"{region}\"\ndatabase = \"sqlite:{}\"\n",
+            path.display()
+        );
+        for n in 1..=nodes {
+            let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
+            let http = TcpListener::bind("127.0.0.1:0").expect("a port");
+            text += &format!(
+                "[[region.node]]\nname = \"{region}{n}\"\nudp = \"{}\"\nhttp = \"{}\"\n",
+                udp.local_addr().expect("bound"),
+                http.local_addr().expect("bound")
+            );
+            held.push((udp, http));
+        }
+    }
+    text += STATEMENT;
+    let config = Config::parse(&text, &dir.join("prism.toml")).expect("a configuration");
+    let regions: Arc<[_]> = config
+        .regions
+        .iter()
+        .map(|r| (r.name.clone(), r.key))
+        .collect();
+    for region in &config.regions {
+        let topology = Topology {
+            region: region.name.clone(),
+            regions: Arc::clone(&regions),
+        };
+        prism_db::migrate(&region.database, &topology, &config.catalogue).expect("migrates");
+    }
+    (Arc::new(config), dir.join("NA.db"))
+}
+
+fn start(config: &Arc<Config>, node: &str, dir: &Path) -> Runtime {
+    let node = Runtime::start(Arc::clone(config), node, &dir.join(node)).expect("starts");
+    until("the node is ready", || node.board().ready().is_ok());
+    node
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn bump(node: &Runtime) -> Result<Vec<Answer>, Failure> {
+    let update = NewUpdate {
+        statement: "bump".to_owned(),
+        params: vec![Value::Int(1)],
+        request_id: uuid::Uuid::new_v4(),
+        mode: Mode::Background,
+        timeout: None,
+    };
+    let answers = node.intake().submit(vec![update])?;
+    Ok(answers.blocking_recv().expect("an answer"))
+}
+
+fn holder(node: &Runtime) -> Option<String> {
+    node.board().status().lanes[0].holder.clone()
+}
+
+fn alarm(node: &Runtime, name: &str) -> bool {
+    node.board().status().alarms.iter().any(|a| a.name == name)
+}
+
+#[test]
+fn a_node_that_has_lost_a_part_accepts_nothing_and_leaves_its_lanes_to_a_sibling() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, _) = cluster(dir.path());
+    let first = start(&config, "NA1", dir.path());
+    until("NA1 holds the lane", || {
+        holder(&first).as_deref() == Some("NA1")
+    });
+    let second = start(&config, "NA2", dir.path());
+    let whole = Whole {
+        board: Arc::clone(&first.board),
+        queue: Arc::clone(&first.queue),
+    };
+    whole.died("part", "a test said so");
+    assert!(alarm(&first, "worker-died"));
+    until("NA2 holds the lane", || {
+        holder(&second).as_deref() == Some("NA2")
+    });
+    // The database of the first node is all right, and stays so: it is not ready all the same.
+    let why = first.board().ready().expect_err("not ready");
+    assert!(why.contains("restart this node"), "{why}");
+    assert_eq!(bump(&first), Err(Failure::Draining));
+    assert!(matches!(
+        bump(&second).as_deref(),
+        Ok([Answer::Committed { .. }])
+    ));
+    let _ = first.drain(Duration::ZERO);
+    let _ = second.drain(Duration::ZERO);
+}
+
+#[test]
+fn a_database_that_goes_back_under_a_running_node_is_noticed_and_not_written_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, path) = cluster(dir.path());
+    let node = start(&config, "NA1", dir.path());
+    for _ in 0..3 {
+        assert!(bump(&node).is_ok());
+    }
+    until("the node has seen its stream", || {
+        node.board.lock().region.as_ref().map(|r| r.next_seq.0) == Some(4)
+    });
+    // As a restored backup, or a standby that lacked the two newest commits. A new update takes
+    // the first of their numbers again.
+    let db = Connection::open(path).expect("opens");
+    db.busy_timeout(Duration::from_secs(10)).expect("set");
+    db.execute_batch(
+        "BEGIN IMMEDIATE;
+         UPDATE prism_region SET next_seq = 2, last_tag = (SELECT tag FROM prism_outbox WHERE seq = 1);
+         DELETE FROM prism_outbox WHERE seq > 1;
+         COMMIT",
+    )
+    .expect("put back");
+    until("an alarm", || alarm(&node, "fork"));
+    let why = node.board().ready().expect_err("not ready");
+    assert!(
+        why.contains("gone back") && why.contains("restart"),
+        "{why}"
+    );
+    assert_eq!(bump(&node), Err(Failure::Draining));
+    until("the lane is free", || {
+        let holder = db.query_row("SELECT holder FROM prism_lane", [], |row| {
+            row.get::<_, Option<String>>(0)
+        });
+        holder.expect("a row").is_none()
+    });
+    let _ = node.drain(Duration::ZERO);
+    // Started anew it goes on from what is there.
+    let node = start(&config, "NA1", dir.path());
+    assert_eq!(
+        bump(&node),
+        Ok(vec![Answer::Committed {
+            seq: prism_proto::Seq(2)
+        }])
+    );
+    let _ = node.drain(Duration::ZERO);
+}
