@@ -138,7 +138,7 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> Inlet<R> {
         self.refusal_at = Some(now);
     }
 
-    /// The refusals have just been told; when to repeat them.
+    /// The refusals are told now; when to repeat them.
     pub(crate) fn refusals_told(&mut self, now: Instant) {
         self.refusal_at = (!self.refusals.is_empty())
             .then(|| now.after(backoff::next(self.refusal_attempt, REPEAT.0, REPEAT.1, 0)));

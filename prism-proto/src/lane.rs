@@ -74,6 +74,10 @@ pub(crate) struct Lane<U> {
     pub(crate) peer_waiting: Option<ApplyCause>,
     /// Its next update is not in memory.
     pub(crate) fetch: Option<Seq>,
+    /// The last answer was that this one is in memory.
+    pub(crate) granted: Option<Seq>,
+    /// It is not asked for again before this.
+    pub(crate) fetch_at: Option<Instant>,
     refusals_seen: Vec<Seq, MAX_REFUSALS_SEEN>,
     pub(crate) counters: Counters,
 }
@@ -115,6 +119,8 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
             parked: 0,
             peer_waiting: None,
             fetch: None,
+            granted: None,
+            fetch_at: None,
             refusals_seen: Vec::new(),
             counters: Counters {
                 sent: 0,
@@ -156,6 +162,27 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
         self.attempts = 0;
         self.peer_waiting = None;
         self.fetch = None;
+        self.granted = None;
+        self.fetch_at = None;
+    }
+
+    /// The update that has to be read back now.
+    pub(crate) fn wants(&mut self, now: Instant) -> Option<Seq> {
+        // What has been acknowledged since is not needed any more, and may not be there any more.
+        self.fetch = self.fetch.filter(|seq| *seq > self.acked.seq);
+        if self.fetch_at.is_some() {
+            return None;
+        }
+        if self
+            .granted
+            .take_if(|seq| self.fetch == Some(*seq))
+            .is_some()
+        {
+            // It was in memory a moment ago: do not turn in circles with a host short of room.
+            self.fetch_at = Some(now.after(SOON.0));
+            return None;
+        }
+        self.fetch
     }
 
     /// The peer's database has committed up to `position`; `false` if that is nothing new.
@@ -195,6 +222,7 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
             (self.hello_at, WaitReason::Probe),
             (self.progress_at, WaitReason::Progress),
             (self.again_at, WaitReason::Retry),
+            (self.fetch_at, WaitReason::Retry),
             (parked, WaitReason::Retry),
         ])
     }

@@ -234,13 +234,13 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> Link<P> {
         Some(base.after(self.timeout(timing)))
     }
 
-    /// When an idle target is asked whether it lives.
-    pub(crate) fn keep_alive_deadline(&self, timing: &Timing) -> Option<Instant> {
+    /// When an idle target is asked whether it lives; `every`: see `Engine::keep_alive`.
+    pub(crate) fn keep_alive_deadline(&self, every: Option<Duration>) -> Option<Instant> {
         if !self.up || !self.ring.is_empty() || self.due & due::PING != 0 {
             return None;
         }
         let base = self.last_answer.max(self.last_sent)?;
-        Some(base.after(timing.keep_alive))
+        Some(base.after(every?))
     }
 
     /// Notes a packet that came in; `prompt`: it asks for haste.
@@ -283,7 +283,8 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> Link<P> {
         self.pacer.spend(usize::from(slot.bytes));
         let evicted = self.ring.push(slot)?;
         self.settle(&evicted);
-        Some(evicted)
+        // What a probe has taken over is in a newer packet, or pending: counted once only.
+        (!evicted.requeued()).then_some(evicted)
     }
 
     /// A packet is no longer on its way.
@@ -306,20 +307,20 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> Link<P> {
     }
 
     /// The earliest thing that this link waits for, whatever its role.
-    pub(crate) fn deadline(&self, target: bool, timing: &Timing) -> Option<(Instant, WaitReason)> {
+    pub(crate) fn deadline(
+        &self,
+        keep_alive: Option<Duration>,
+        timing: &Timing,
+    ) -> Option<(Instant, WaitReason)> {
         let candidates = [
             (self.ack_at.filter(|_| self.up), WaitReason::AckDelay),
             (self.pace_at, WaitReason::Pacing),
             (self.loss_at, WaitReason::Loss),
-            (self.probe_deadline(target, timing), WaitReason::Probe),
             (
-                if target {
-                    self.keep_alive_deadline(timing)
-                } else {
-                    None
-                },
-                WaitReason::KeepAlive,
+                self.probe_deadline(keep_alive.is_some(), timing),
+                WaitReason::Probe,
             ),
+            (self.keep_alive_deadline(keep_alive), WaitReason::KeepAlive),
             (self.standing.probe_at, WaitReason::KeepAlive),
         ];
         earliest(candidates)

@@ -196,6 +196,16 @@ pub enum Notice {
     },
 }
 
+impl Notice {
+    /// The same is told again and again; one that is lost is not missed.
+    pub(crate) const fn is_repeated(&self) -> bool {
+        matches!(
+            self,
+            Self::Dropped { .. } | Self::SiblingTail { .. } | Self::SiblingAcked { .. }
+        )
+    }
+}
+
 /// What a [`Output::Wait`] waits for, so that a busy loop explains itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

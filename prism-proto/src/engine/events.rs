@@ -78,16 +78,13 @@ impl<S: Storage> Engine<S> {
         let Some(from) = self.fetching.asked.take() else {
             return;
         };
-        if upto < from {
-            self.fetching.pause_until = Some(now.after(SOON.0));
-            return;
-        }
-        self.fetching.granted = Some(from);
         for r in 0..self.regions.len() {
             let lane = &mut self.regions[r].lane;
             if lane.fetch.is_some_and(|seq| seq >= from && seq <= upto) {
-                lane.fetch = None;
+                lane.granted = lane.fetch.take();
                 self.touch_lane(RegionId(r as u16));
+            } else if lane.fetch == Some(from) {
+                lane.fetch_at = Some(now.after(SOON.0));
             }
         }
     }
@@ -114,10 +111,12 @@ impl<S: Storage> Engine<S> {
                 lane.phase = Phase::Streaming;
                 lane.attempts = 0;
                 lane.parked = 0;
-                lane.progress_at = None;
                 lane.window.reset(position.seq);
                 // Read afresh from the peer's database: the one place where it may move back.
                 let moved = lane.acked.seq != position.seq;
+                if moved || self.tail <= position.seq {
+                    lane.progress_at = None;
+                }
                 lane.acked = position;
                 lane.tell_acked |= moved;
                 self.tail = self.tail.max(position.seq);
@@ -133,6 +132,8 @@ impl<S: Storage> Engine<S> {
                 let pause = backoff::next(lane.attempts, SOON.0, SOON.1, jitter);
                 lane.attempts = lane.attempts.saturating_add(1);
                 lane.again_at = Some(now.after(pause));
+                // It is not the peer that takes its time.
+                lane.progress_at = None;
             }
         }
     }
@@ -221,14 +222,22 @@ impl<S: Storage> Engine<S> {
     }
 
     fn direct_done(&mut self, r: RegionId, position: Position, now: Instant) {
+        let jitter = self.rng.jitter();
         let lane = &mut self.regions[usize::from(r.0)].lane;
         lane.direct_busy = false;
         lane.direct_failed = false;
-        lane.attempts = 0;
         if !lane.is_held() {
             return;
         }
         let before = lane.acked.seq;
+        if lane.phase == Phase::Direct && position.seq == before && self.tail > before {
+            // Nothing was written although there is something: not in a busy loop.
+            let pause = backoff::next(lane.attempts, SOON.0, SOON.1, jitter);
+            lane.attempts = lane.attempts.saturating_add(1);
+            lane.again_at = Some(now.after(pause));
+        } else {
+            lane.attempts = 0;
+        }
         if lane.advance(position) {
             lane.counters.direct_writes += position.seq.0 - before.0;
             self.lane_advanced(r, now);

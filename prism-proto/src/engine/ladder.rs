@@ -176,7 +176,7 @@ impl<S: Storage> Engine<S> {
         link.standing.probe_at = None;
         if link.up {
             lane.phase = Phase::Opening;
-            lane.progress_at = Some(progress_at);
+            lane.progress_at.get_or_insert(progress_at);
             link.due |= due::HELLO;
         } else {
             lane.phase = Phase::Connecting;
@@ -187,7 +187,12 @@ impl<S: Storage> Engine<S> {
 
     /// The opening is void (the peer is elsewhere, or was restarted): `Hello` again, same node.
     pub(super) fn reopen(&mut self, r: RegionId, now: Instant) {
-        self.regions[usize::from(r.0)].lane.leave();
+        // Time that has passed without progress still counts, or a node that is restarted over and
+        // over again would never be left.
+        let lane = &mut self.regions[usize::from(r.0)].lane;
+        let progress_at = lane.progress_at;
+        lane.leave();
+        lane.progress_at = progress_at;
         self.open(r, false, now);
     }
 

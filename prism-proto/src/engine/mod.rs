@@ -27,7 +27,7 @@ pub const MAX_REGIONS: usize = 16;
 pub const MAX_NODES: usize = 64;
 /// Most nodes of one region.
 pub const MAX_REGION_NODES: usize = 16;
-/// Notices that wait for the host; beyond that the oldest is dropped.
+/// Notices that wait for the host; beyond that one that repeats itself is dropped, else the oldest.
 const MAX_NOTICES: usize = 32;
 /// Smallest datagram that every frame but the updates fits into.
 const MIN_MTU: u16 = 576;
@@ -45,12 +45,13 @@ struct Region<U, R> {
 }
 
 /// Reading back what is no longer in memory: one request at a time, for whichever lane needs it.
+/// The lanes take turns, and each has its own pauses: one whose updates cannot be read does not
+/// keep the others from theirs.
 #[derive(Debug, Clone, Hash, Default)]
 struct Fetching {
     asked: Option<Seq>,
-    /// The last answer was that this one is in memory.
-    granted: Option<Seq>,
-    pause_until: Option<Instant>,
+    /// The region whose turn is next.
+    turn: usize,
 }
 
 /// The state machine of one node; see the crate's documentation for the loop around it.
@@ -186,11 +187,12 @@ impl<S: Storage> Engine<S> {
     ///
     /// `buffer` has room for a datagram of [`Config::mtu`] bytes.
     pub fn poll(&mut self, now: Instant, payloads: &impl Payloads, buffer: &mut [u8]) -> Output {
-        if self.timers_at.is_some_and(|at| at <= now) {
+        let mut expired = self.timers_at.is_some_and(|at| at <= now);
+        if expired {
             self.timers_at = None;
             self.expire(now);
         }
-        loop {
+        let next = loop {
             if let Some(notice) = self.notices.pop_front() {
                 return Output::Notify(notice);
             }
@@ -203,11 +205,18 @@ impl<S: Storage> Engine<S> {
             if let Some(output) = self.poll_fetch(now) {
                 return output;
             }
-            if self.notices.is_empty() && self.dirty_regions == 0 && self.dirty_links == 0 {
-                break;
+            if !self.notices.is_empty() || self.dirty_regions != 0 || self.dirty_links != 0 {
+                continue;
             }
-        }
-        let (deadline, reason) = match self.deadline() {
+            let next = self.deadline();
+            if expired || next.is_none_or(|(at, _)| at > now) {
+                break next;
+            }
+            // Became due since the last `Wait`.
+            expired = true;
+            self.expire(now);
+        };
+        let (deadline, reason) = match next {
             Some((at, reason)) => (Some(at), reason),
             None => (None, WaitReason::Idle),
         };
@@ -279,20 +288,14 @@ impl<S: Storage> Engine<S> {
     }
 
     fn poll_fetch(&mut self, now: Instant) -> Option<Output> {
-        if self.fetching.asked.is_some() || self.fetching.pause_until.is_some() {
+        if self.fetching.asked.is_some() {
             return None;
         }
-        let from = self
-            .regions
-            .iter()
-            .filter(|r| r.lane.is_held())
-            .filter_map(|r| r.lane.fetch)
-            .min()?;
-        if self.fetching.granted.take() == Some(from) {
-            // It was in memory a moment ago: do not turn in circles with a host short of room.
-            self.fetching.pause_until = Some(now.after(crate::lane::SOON.0));
-            return None;
-        }
+        let n = self.regions.len();
+        let (r, from) = (0..n)
+            .map(|k| (self.fetching.turn + k) % n)
+            .find_map(|r| self.regions[r].lane.wants(now).map(|from| (r, from)))?;
+        self.fetching.turn = (r + 1) % n;
         self.fetching.asked = Some(from);
         let to = Seq(from.0.saturating_add(u64::from(self.window) - 1));
         Some(Output::Fetch {
@@ -303,7 +306,23 @@ impl<S: Storage> Engine<S> {
 
     fn notify(&mut self, notice: Notice) {
         if self.notices.is_full() {
-            self.notices.pop_front();
+            if notice.is_repeated() {
+                return;
+            }
+            let mut room = false;
+            for _ in 0..MAX_NOTICES {
+                // Once round, so that the order of the others stays.
+                if let Some(old) = self.notices.pop_front() {
+                    if !room && old.is_repeated() {
+                        room = true;
+                    } else {
+                        let _fits = self.notices.push_back(old);
+                    }
+                }
+            }
+            if !room {
+                self.notices.pop_front();
+            }
         }
         let _fits = self.notices.push_back(notice);
     }

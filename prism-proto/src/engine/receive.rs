@@ -50,8 +50,11 @@ impl<S: Storage> Engine<S> {
             return;
         }
         if self.links[i].received.contains(header.pn) {
-            // The network has doubled it; whatever it says has been heard.
-            return self.links[i].note_received(header.pn, true, false, now, &self.timing);
+            // The network has doubled it; whatever it says has been heard. Only what wanted an answer
+            // gets one again, or two nodes would acknowledge doubled ACKs for ever.
+            let eliciting = frames.clone().any(|frame| elicits(&frame));
+            self.links[i].note_received(header.pn, eliciting, false, now, &self.timing);
+            return self.touch_link(i);
         }
         let mut gathered = Gathered {
             kept: true,
@@ -61,6 +64,7 @@ impl<S: Storage> Engine<S> {
             unavailable: false,
         };
         for frame in frames {
+            gathered.eliciting |= elicits(&frame);
             self.take_frame(i, frame, &mut gathered, now, inbox);
         }
         if gathered.kept {
@@ -116,17 +120,15 @@ impl<S: Storage> Engine<S> {
         match frame {
             Frame::Ack(ack) => {
                 gathered.answered |= self.take_ack(i, &ack, now);
-                return;
             }
             Frame::Nack(nack) => {
                 gathered.unavailable |= matches!(nack, Nack::Unavailable { .. });
                 let refused = matches!(nack, Nack::Refused(_));
-                gathered.eliciting |= refused;
                 gathered.prompt |= refused;
-                return self.take_nack(i, nack, now);
+                self.take_nack(i, nack, now);
             }
             Frame::RefusedAck { seq } => {
-                return self.regions[usize::from(r.0)].inlet.refusal_confirmed(seq);
+                self.regions[usize::from(r.0)].inlet.refusal_confirmed(seq);
             }
             Frame::Ping => gathered.prompt = true,
             Frame::Hello { token, epoch, .. } => {
@@ -145,7 +147,6 @@ impl<S: Storage> Engine<S> {
                     lane.verify_due = true;
                     lane.credit = credit;
                     lane.hello_at = None;
-                    lane.progress_at = None;
                     self.links[i].due &= !due::HELLO;
                     self.touch_region(r);
                 }
@@ -178,7 +179,6 @@ impl<S: Storage> Engine<S> {
                 }
             }
         }
-        gathered.eliciting = true;
     }
 
     /// Whether anything is acknowledged for the first time.
@@ -193,6 +193,9 @@ impl<S: Storage> Engine<S> {
             self.notify(Notice::Dropped { from });
             return false;
         }
+        // A probe of the background is no longer in the ring when its answer takes longer than the
+        // path used to take; it is an answer all the same.
+        let newest = Some(ack.largest) > link.ring.largest_acked();
         let r = link.region;
         let lane = &mut self.regions[usize::from(r.0)].lane;
         let loss_delay = link.rtt.loss_delay();
@@ -216,7 +219,7 @@ impl<S: Storage> Engine<S> {
             let delay = Duration::from_micros(u64::from(ack.delay_us));
             link.rtt.update(now.since(sent), delay);
         }
-        let answered = outcome.newly > 0;
+        let answered = newest || outcome.newly > 0;
         if answered {
             link.answered(now);
         }
@@ -261,13 +264,16 @@ impl<S: Storage> Engine<S> {
         let late = now.after(self.apply_timeout);
         let lane = &mut self.regions[usize::from(r.0)].lane;
         match nack {
-            Nack::Refused(refusal) => {
+            // Confirmed only when the host hears of it; one that finds no room is told again.
+            Nack::Refused(refusal) if !self.notices.is_full() => {
                 let link = &mut self.links[i];
-                if !link.refused_acks.contains(&refusal.seq) {
-                    // One that does not fit is asked for again.
-                    let _fits = link.refused_acks.push(refusal.seq);
+                if !link.refused_acks.contains(&refusal.seq)
+                    && link.refused_acks.push(refusal.seq).is_err()
+                {
+                    return;
                 }
-                if lane.is_held() && lane.note_refusal(refusal.seq) {
+                // Whoever holds the lane meanwhile: it is this region's update.
+                if lane.note_refusal(refusal.seq) {
                     self.notify(Notice::PeerRefused { peer: r, refusal });
                 }
             }
@@ -299,6 +305,21 @@ impl<S: Storage> Engine<S> {
             self.notify(Notice::PeerWaiting { peer: r, cause });
         }
     }
+}
+
+/// Whether it wants to be acknowledged.
+const fn elicits(frame: &Frame<'_>) -> bool {
+    !matches!(
+        frame,
+        Frame::Ack(_)
+            | Frame::RefusedAck { .. }
+            | Frame::Nack(
+                Nack::Missing { .. }
+                    | Nack::Unavailable { .. }
+                    | Nack::Gap { .. }
+                    | Nack::Waiting { .. }
+            )
+    )
 }
 
 /// Siblings speak of the common stream, peers of theirs and ours.

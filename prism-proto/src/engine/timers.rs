@@ -4,7 +4,7 @@ use crate::{
     Instant, RegionId, Storage, SwitchReason, WaitReason,
     engine::Engine,
     lane::Phase,
-    link::{due, earliest},
+    link::{Timing, due},
     packets::{Content, PacketSlot, Verdict},
 };
 
@@ -15,14 +15,31 @@ impl<S: Storage> Engine<S> {
             .links
             .iter()
             .enumerate()
-            .filter_map(|(i, link)| link.deadline(self.is_target(i), &self.timing));
+            .filter_map(|(i, link)| link.deadline(self.keep_alive(i), &self.timing));
         let regions = self
             .regions
             .iter()
             .flat_map(|r| [r.lane.deadline(), r.inlet.deadline()])
             .flatten();
-        let fetch = earliest([(self.fetching.pause_until, WaitReason::Retry)]);
-        links.chain(regions).chain(fetch).min_by_key(|(at, _)| *at)
+        links.chain(regions).min_by_key(|(at, _)| *at)
+    }
+
+    /// How long a link may be idle before the other side is asked whether it lives; `None`: no lane
+    /// depends on it.
+    fn keep_alive(&self, i: usize) -> Option<core::time::Duration> {
+        let Timing {
+            keep_alive, retry, ..
+        } = self.timing;
+        self.is_target(i).then(|| {
+            let lane = &self.regions[usize::from(self.links[i].region.0)].lane;
+            if lane.window.is_open() {
+                // All has been received and nothing is on its way: the word that it is applied may
+                // have been lost, and somebody may wait for it.
+                keep_alive.min(retry.initial)
+            } else {
+                keep_alive
+            }
+        })
     }
 
     /// Acts on every deadline that has passed.
@@ -43,9 +60,9 @@ impl<S: Storage> Engine<S> {
             if past(self.links[i].probe_deadline(target, &self.timing)) {
                 self.probe_timeout(i, target, now);
             }
-            let target = self.is_target(i);
+            let every = self.keep_alive(i);
             let link = &mut self.links[i];
-            if target && past(link.keep_alive_deadline(&self.timing)) {
+            if past(link.keep_alive_deadline(every)) {
                 link.due |= due::PING;
                 touch = true;
             }
@@ -59,9 +76,6 @@ impl<S: Storage> Engine<S> {
         for r in 0..self.regions.len() {
             self.expire_lane(RegionId(r as u16), now);
             self.expire_inlet(RegionId(r as u16), now);
-        }
-        if past(self.fetching.pause_until) {
-            self.fetching.pause_until = None;
         }
     }
 
@@ -82,9 +96,12 @@ impl<S: Storage> Engine<S> {
             lane.verify_due = matches!(lane.phase, Phase::Verifying(_));
             self.dirty_regions |= 1 << r.0;
         }
+        if past(lane.fetch_at) {
+            lane.fetch_at = None;
+        }
         if past(lane.progress_at) {
             lane.progress_at = None;
-            let late = lane.phase == Phase::Opening
+            let late = matches!(lane.phase, Phase::Connecting | Phase::Opening)
                 || lane.phase == Phase::Streaming && lane.window.is_open();
             if late {
                 return self.descend(r, SwitchReason::NoProgress, now);
@@ -115,8 +132,9 @@ impl<S: Storage> Engine<S> {
         }
         let inlet = &mut self.regions[usize::from(r.0)].inlet;
         if inlet.refusal_at.is_some_and(|at| at <= now) {
-            // Told again when the datagram is written; until then no timer.
-            inlet.refusal_at = None;
+            // Scheduled here and not where the datagram is written: until the origin confirms there
+            // is always a next time, also when the link is down or the sender changes meanwhile.
+            inlet.refusals_told(now);
             if let Some(from) = inlet.from {
                 self.links[usize::from(from.0)].due |= due::REFUSED;
                 self.touch_link(usize::from(from.0));

@@ -54,7 +54,7 @@ impl<S: Storage> Engine<S> {
                 self.timing.max_ack_delay,
             );
         }
-        let mut control = write_answers(&mut writer, link, &mut region.inlet, to, now);
+        let mut control = write_answers(&mut writer, link, &region.inlet, to);
         // One datagram at a time tells a sibling what is new; what happens meanwhile is in the next.
         if link.sibling && (link.ring.is_empty() || link.probe) {
             if link.due & due::APPENDED != 0 && writer.push(&Frame::Appended { tail: self.tail }) {
@@ -181,6 +181,11 @@ where
     });
     let progress = if link.sibling { None } else { inlet.progress() };
     let Some(ack) = Ack::new(&link.received, delay, progress) else {
+        // Nothing that came in could be kept, which is worth saying.
+        if link.gap {
+            let need = inlet.position.map_or(Seq::ZERO, |p| p.seq.next());
+            let _next_time = writer.push(&Frame::Nack(Nack::Gap { need }));
+        }
         link.ack_sent();
         return true;
     };
@@ -210,9 +215,8 @@ where
 fn write_answers<P, R>(
     writer: &mut Writer<'_>,
     link: &mut Link<P>,
-    inlet: &mut Inlet<R>,
+    inlet: &Inlet<R>,
     to: NodeId,
-    now: Instant,
 ) -> u8
 where
     P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>,
@@ -243,7 +247,6 @@ where
                     control |= due::REFUSED;
                 }
             }
-            inlet.refusals_told(now);
         }
     }
     while let Some(seq) = link.refused_acks.last() {

@@ -261,6 +261,11 @@ pub struct Sim {
     /// Fetch serves at most so many.
     pub fetch_limit: u64,
     pub fetches: u64,
+    /// Updates that no fetch finds.
+    pub unreadable: std::ops::Range<u64>,
+    /// Direct writes asked for; and whether they are answered without writing anything.
+    pub directs: u64,
+    pub direct_idle: bool,
     /// Datagrams to drop deliberately: the next n matching (from, to).
     pub drop_next: HashMap<(usize, usize), u32>,
 }
@@ -310,6 +315,9 @@ impl Sim {
             trace: false,
             fetch_limit: u64::MAX,
             fetches: 0,
+            unreadable: 0..0,
+            directs: 0,
+            direct_idle: false,
             drop_next: HashMap::new(),
         };
         for i in 0..sim.node_configs.len() {
@@ -800,6 +808,9 @@ impl Sim {
                 let mut upto = from - 1;
                 if db.up {
                     for seq in (from..=to).take(self.fetch_limit as usize) {
+                        if self.unreadable.contains(&seq) {
+                            break;
+                        }
                         if let Some((_, payload)) = db.outbox.get(seq as usize - 1) {
                             self.nodes[node].memory.map.insert(seq, payload.clone());
                             upto = seq;
@@ -919,6 +930,8 @@ impl Sim {
                     return;
                 }
                 let done = self.applied(usize::from(peer), r);
+                self.directs += 1;
+                let upto = if self.direct_idle { done } else { upto };
                 let batch: Vec<Vec<u8>> = (done + 1..=upto)
                     .take(100)
                     .map(|seq| self.dbs[r].outbox[seq as usize - 1].1.clone())
