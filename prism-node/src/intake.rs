@@ -32,6 +32,19 @@ pub struct NewUpdate {
     pub timeout: Option<Duration>,
 }
 
+impl NewUpdate {
+    /// Bytes of memory that it holds, about.
+    pub(crate) fn weight(&self) -> usize {
+        let held = |value: &Value| match value {
+            Value::Text(s) | Value::Decimal(s) | Value::Json(s) => s.len(),
+            Value::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        };
+        let own = size_of::<Self>() + self.params.len() * size_of::<Value>();
+        own + self.statement.len() + self.params.iter().map(held).sum::<usize>()
+    }
+}
+
 /// What became of one update.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {

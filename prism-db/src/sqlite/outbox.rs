@@ -86,6 +86,16 @@ fn execute(
     index: usize,
 ) -> Result<Executed, DbError> {
     let statement = statements.find(db, submission.statement, index)?;
+    // SQLite binds anything: NaN and what is missing as NULL. No peer would take such an update, and
+    // the stream would stand still everywhere.
+    if !submission.params.iter().all(Value::is_valid) {
+        let text = "a value that cannot be stored";
+        return Err(DbError::sql("22021", text, Some(index)));
+    }
+    if !statement.accepts(&submission.params) {
+        let text = format!("the parameters do not fit statement {:?}", statement.name());
+        return Err(DbError::sql("42804", text, Some(index)));
+    }
     let mut old = Vec::new();
     if let Some(query) = statement.old() {
         let mut query = db

@@ -75,6 +75,7 @@ macro_rules! suite {
                     a_bad_update_fails_alone_and_the_order_is_kept,
                     a_deferred_constraint_fails_alone,
                     an_update_over_the_limit_fails_alone,
+                    parameters_that_no_peer_could_read_fail_alone,
                     a_missing_table_is_the_operators_matter,
                     a_locked_row_is_unavailable_and_nothing_is_written,
                     old_values_are_read_just_before,

@@ -149,6 +149,36 @@ pub fn an_update_over_the_limit_fails_alone<B: Backend>(world: &World<B>) {
     assert_eq!(world.trace_at(&world.na), "1 2");
 }
 
+/// Whoever links the crate can hand over anything.
+pub fn parameters_that_no_peer_could_read_fail_alone<B: Backend>(world: &World<B>) {
+    let with = |params: Vec<Value>| Submission {
+        params,
+        ..world.kills(1)
+    };
+    let store = |float: f64| Submission {
+        params: (0..10)
+            .map(|i| match i {
+                0 => text("x"),
+                3 => Value::Float(float),
+                _ => Value::Null,
+            })
+            .collect(),
+        ..world.call("store", &vec![Value::Null; 10])
+    };
+    let batch = [
+        world.append("1"),
+        with(vec![text("steve")]),
+        with(vec![text("steve"), text("1")]),
+        store(f64::NAN),
+        with(vec![text("a\0b"), Value::Int(1)]),
+        world.append("2"),
+    ];
+    let answers = submit(&mut *world.na.open(), &batch);
+    assert_eq!(pattern(&answers), "+NNRR+");
+    let outcome = world.ship(&world.na, &world.eu);
+    assert_eq!((outcome.executed, outcome.wait), (2, None));
+}
+
 pub fn a_missing_table_is_the_operators_matter<B: Backend>(world: &World<B>) {
     world.sql(&world.na).run("DROP TABLE extras");
     let batch = [

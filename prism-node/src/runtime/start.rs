@@ -30,6 +30,8 @@ use crate::config::{Config, Node};
 
 /// Updates that callers may have waiting: a few seconds' work of the database.
 const INTAKE: usize = 16 << 10;
+/// Bytes of them.
+const INTAKE_BYTES: usize = 64 << 20;
 /// Commands that the workers may have waiting for the loop.
 const COMMANDS: usize = 1024;
 /// Log lines that may wait.
@@ -162,7 +164,7 @@ pub(super) fn start(
     board.connect(handle.clone());
     let acks = Arc::new(Acks::default());
     let stopped = Arc::new(Stopped::default());
-    let queue = Arc::new(IntakeQueue::new(INTAKE));
+    let queue = Arc::new(IntakeQueue::new(INTAKE, INTAKE_BYTES));
     let whole = Whole {
         board: Arc::clone(&board),
         queue: Arc::clone(&queue),

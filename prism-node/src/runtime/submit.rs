@@ -52,9 +52,9 @@ impl SubmitWorker {
     pub(super) fn run(mut self) {
         let mut jobs: VecDeque<Job> = VecDeque::new();
         while self.queue.take(&mut jobs) {
-            let (slots, batch) = self.collect(&mut jobs);
+            let (slots, batch, bytes) = self.collect(&mut jobs);
             let results = self.write(&batch);
-            self.queue.done(slots.len());
+            self.queue.done(slots.len(), bytes);
             for slot in slots {
                 let answer = match slot.place {
                     Ok(place) => results
@@ -76,7 +76,8 @@ impl SubmitWorker {
         }
     }
 
-    fn collect(&self, jobs: &mut VecDeque<Job>) -> (Vec<Slot>, Vec<Submission>) {
+    fn collect(&self, jobs: &mut VecDeque<Job>) -> (Vec<Slot>, Vec<Submission>, usize) {
+        let mut bytes = 0;
         let mut slots = Vec::new();
         let mut batch = Vec::new();
         for (i, job) in jobs.iter_mut().enumerate() {
@@ -84,6 +85,7 @@ impl SubmitWorker {
                 let Some(update) = job.waiting.pop_front() else {
                     break;
                 };
+                bytes += update.weight();
                 let place = self.submission(update).map(|submission| {
                     batch.push(submission);
                     batch.len() - 1
@@ -94,7 +96,7 @@ impl SubmitWorker {
                 break;
             }
         }
-        (slots, batch)
+        (slots, batch, bytes)
     }
 
     fn submission(&self, update: NewUpdate) -> Result<Submission, Failure> {
