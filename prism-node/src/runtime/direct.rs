@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prism_db::Database;
 use prism_db::direct::{DirectOutcome, DirectWriter};
@@ -19,6 +19,10 @@ use super::start::StartError;
 const IDLE: Duration = Duration::from_secs(120);
 /// The engine hears of progress this often.
 const BUDGET: Duration = Duration::from_millis(500);
+
+/// What should pass by itself (a lock, a full disk, a server that is read-only) is an alarm when it
+/// does not: such a lane stays on this rung and is never parked.
+const STUCK_ALARM: Duration = Duration::from_secs(10);
 
 /// What the loop asks of this worker.
 pub(super) struct DirectJob {
@@ -37,11 +41,13 @@ pub(super) struct DirectWorker {
     pub(super) open: Box<dyn Fn() -> Result<Connections, StartError> + Send>,
     pub(super) handle: Handle,
     pub(super) board: Arc<Board>,
+    /// Since when nothing gets through.
+    pub(super) failing: Option<Instant>,
 }
 
 impl DirectWorker {
     /// Until the loop is gone.
-    pub(super) fn run(self) {
+    pub(super) fn run(mut self) {
         let mut connections: Option<Connections> = None;
         loop {
             let job = match self.jobs.recv_timeout(IDLE) {
@@ -57,9 +63,10 @@ impl DirectWorker {
         }
     }
 
-    fn write(&self, connections: &mut Option<Connections>, job: &DirectJob) -> Event {
+    fn write(&mut self, connections: &mut Option<Connections>, job: &DirectJob) -> Event {
         let peer = self.peer;
-        let lane = self.board.names.region(peer);
+        let names = Arc::clone(&self.board.names);
+        let lane = names.region(peer);
         let (own, writer) = match connections {
             Some(connections) => connections,
             None => match (self.open)() {
@@ -90,7 +97,7 @@ impl DirectWorker {
         }
     }
 
-    fn account(&self, lane: &str, outcome: &DirectOutcome) {
+    fn account(&mut self, lane: &str, outcome: &DirectOutcome) {
         for rejection in &outcome.rejected {
             tracing::warn!(
                 lane,
@@ -103,6 +110,9 @@ impl DirectWorker {
             );
         }
         let subject = lane_subject(lane);
+        if outcome.failure.is_none() || outcome.executed > 0 {
+            self.failing = None;
+        }
         let mut state = self.board.lock();
         if let Some(last) = outcome.drift.last() {
             let detail = format!(
@@ -116,12 +126,22 @@ impl DirectWorker {
             Some(error) => {
                 state.counters.database_errors += 1;
                 tracing::info!(lane, "direct SQL: {error}");
-                // What passes by itself is the lane's own alarm, once it is parked.
-                if matches!(error.failure, DirectFailure::Parked | DirectFailure::Forked) {
+                let since = *self.failing.get_or_insert_with(Instant::now);
+                let urgent = match error.failure {
+                    DirectFailure::Parked | DirectFailure::Forked => true,
+                    // The lane's own alarm, once it is parked.
+                    DirectFailure::Unreachable => false,
+                    DirectFailure::Busy | DirectFailure::Dependency => {
+                        since.elapsed() >= STUCK_ALARM
+                    }
+                };
+                if urgent {
                     let detail = format!("direct SQL into the database of {lane}: {error}");
-                    state
-                        .alarms
-                        .raise(name::DIRECT, &subject, detail, &error.remedy);
+                    let remedy = match error.remedy.as_str() {
+                        "" => "see the database's message; the lane goes on by itself",
+                        remedy => remedy,
+                    };
+                    state.alarms.raise(name::DIRECT, &subject, detail, remedy);
                 }
             }
             None => state.alarms.clear(name::DIRECT, &subject),

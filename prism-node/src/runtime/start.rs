@@ -295,6 +295,7 @@ fn lane(
         open: Box::new(move || Ok((opener.own(own, LOCK)?, opener.direct(own, peer)?))),
         handle: handle.clone(),
         board: Arc::clone(board),
+        failing: None,
     };
     threads.spawn(format!("direct {}", names.region(peer)), move || {
         worker.run();

@@ -170,3 +170,21 @@ fn a_database_that_goes_back_under_a_running_node_is_noticed_and_not_written_on(
     );
     let _ = node.drain(Duration::ZERO);
 }
+
+#[test]
+fn a_lane_that_gets_no_further_by_direct_sql_is_an_alarm() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, _) = cluster(dir.path());
+    let node = start(&config, "NA1", dir.path());
+    let there = Connection::open(dir.path().join("EU.db")).expect("opens");
+    there.execute_batch("BEGIN IMMEDIATE").expect("locks");
+    assert!(bump(&node).is_ok());
+    // No node of EU runs, and the one writer of its file does not come to an end.
+    until("an alarm", || alarm(&node, "direct"));
+    there.execute_batch("ROLLBACK").expect("ends");
+    until("it arrives", || {
+        there.query_row("SELECT n FROM counters", [], |row| row.get::<_, i64>(0)) == Ok(1)
+    });
+    until("the alarm ends", || !alarm(&node, "direct"));
+    let _ = node.drain(Duration::ZERO);
+}
