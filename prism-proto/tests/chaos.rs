@@ -49,6 +49,14 @@ enum Step {
     Sick {
         region: usize,
     },
+    /// Two nodes of a region believe that they hold its lanes.
+    Overlap {
+        node: usize,
+    },
+    /// What is in memory of the own stream is pushed out.
+    Forget {
+        node: usize,
+    },
 }
 
 const SHAPES: &[&[usize]] = &[&[1, 1], &[1, 2], &[2, 2], &[2, 1, 2]];
@@ -66,6 +74,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0usize..3).prop_map(|region| Step::DbUp { region }),
         1 => (0usize..3).prop_map(|region| Step::DirectDown { region }),
         1 => (0usize..3).prop_map(|region| Step::Sick { region }),
+        1 => (0usize..5).prop_map(|node| Step::Overlap { node }),
+        1 => (0usize..5).prop_map(|node| Step::Forget { node }),
     ]
 }
 
@@ -74,7 +84,7 @@ fn story() -> impl Strategy<Value = Story> {
         any::<u64>(),
         0..SHAPES.len(),
         0.0f64..0.6,
-        0.0f64..0.2,
+        0.0f64..0.9,
         (100u64..40_000, 0u64..40_000),
         proptest::collection::vec(step(), 1..25),
     )
@@ -141,6 +151,11 @@ fn tell(story: &Story) {
             Step::DirectDown { region } => sim.dbs[region % regions].direct_up = false,
             Step::Sick { region } => {
                 sim.dbs[region % regions].sick = Some(prism_proto::ApplyCause::Busy);
+            }
+            Step::Overlap { node } => sim.hold(node % nodes),
+            Step::Forget { node } => {
+                sim.nodes[node % nodes].memory.map.clear();
+                sim.fetch_limit = 1 + node as u64;
             }
         }
     }

@@ -224,3 +224,16 @@ fn doubled_acks_do_not_answer_each_other_for_ever() {
     let sent = sim.nodes[0].transmits - sent;
     assert!(sent < 60, "{sent} datagrams in ten idle seconds");
 }
+
+/// The receiver's session is renewed and the sender does not notice.
+#[test]
+fn a_receiver_that_has_kept_nothing_says_what_it_needs() {
+    let mut sim = Sim::new(20, &[1, 1], plain);
+    sim.hold(0);
+    sim.submit(0, 100);
+    sim.run_until(10 * SEC, Sim::settled);
+    sim.tell(1, Event::NodeUp { node: NodeId(0) });
+    sim.submit(0, 100);
+    let took = sim.run_until(SEC, |s| s.applied(1, 0) == 2);
+    assert!(took < 15 * MS, "{took}");
+}
