@@ -302,3 +302,13 @@ fn a_node_that_is_told_to_stop_delivers_first_and_its_sibling_takes_the_lane() {
     w.wait_acked("NA2", "EU");
     assert_eq!(w.kills("EU", "steve"), 32);
 }
+
+#[test]
+fn a_node_that_receives_nothing_itself_shows_the_watermark_of_its_region() {
+    let mut w = World::new(&[("NA", 1), ("EU", 2)]);
+    w.start(&["NA1", "EU1", "EU2"]);
+    w.submit_kills("NA1", 7);
+    w.wait("EU2 shows what EU1 has applied", || {
+        w.inlet("EU2", "NA").applied == 7
+    });
+}

@@ -255,7 +255,16 @@ impl OutboxWorker {
         let rows = self.leases(own)?;
         let oldest = self.oldest(&rows, own.seq)?;
         let rejected = self.database.rejected_count()?;
+        let positions = self.database.positions()?;
         let mut state = self.board.lock();
+        for (stream, position) in positions {
+            // Also what a sibling or direct SQL has applied: the watermark is the region's.
+            if let Some(stream) = self.board.names.find(&stream)
+                && let Some(inlet) = state.inlets.get_mut(usize::from(stream.0))
+            {
+                inlet.applied = inlet.applied.max(position.seq);
+            }
+        }
         state.rows = rows;
         state.oldest = oldest;
         state.rejected = rejected;
