@@ -53,13 +53,14 @@ pub(super) fn check(
             });
         match result.map_err(|e| plain(&e)) {
             Ok(_) => {}
-            Err(DbError::Sql {
-                class: ErrorClass::Operator,
-                message,
-                ..
-            }) => errors.push(error(
+            Err(
+                missing @ DbError::Sql {
+                    class: ErrorClass::Operator,
+                    ..
+                },
+            ) => errors.push(error(
                 field,
-                message,
+                missing.to_string(),
                 "create or GRANT what is missing in this region's database, or correct the SQL",
             )),
             Err(other) => return Err(other.into()),

@@ -1,7 +1,5 @@
 //! `prism check`: everything that can be wrong before a node is started, with the fix.
 
-mod statements;
-
 use std::io::{self, Write, stdout};
 use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
@@ -213,7 +211,12 @@ fn catalogue(config: &Config, region: &Region, database: &mut dyn Database) -> V
     let what = format!("statements in {}", region.name);
     let total = config.catalogue.iter().count();
     let url = &region.database;
-    match statements::check(database, url, &config.catalogue, DATABASE_TIMEOUT) {
+    let refused: Result<Vec<_>, DbError> = config
+        .catalogue
+        .iter()
+        .map(|statement| database.check(statement))
+        .collect();
+    match refused.map(|found| found.into_iter().flatten().collect::<Vec<_>>()) {
         Ok(refused) if refused.is_empty() => {
             vec![Finding::ok(what, format!("all {total} can be run"))]
         }
@@ -226,7 +229,7 @@ fn catalogue(config: &Config, region: &Region, database: &mut dyn Database) -> V
             .collect(),
         Err(why) => vec![Finding::problem(
             what,
-            why,
+            why.to_string(),
             format!("see that {url} is usable"),
         )],
     }
