@@ -352,7 +352,7 @@ impl Applier {
             }
             DbError::Ambiguous(_) => Verdict::Look(stop(ApplyCause::Unreachable, None, "")),
             DbError::Unreachable(_) => Verdict::Stop(stop(ApplyCause::Unreachable, None, ""), None),
-            DbError::Schema(_) => {
+            DbError::Schema(_) | DbError::Repeated(_) => {
                 Verdict::Stop(stop(ApplyCause::Parked, None, "run prism migrate"), None)
             }
             DbError::Fork(_) => Verdict::Stop(stop(ApplyCause::Forked, None, FORK), None),

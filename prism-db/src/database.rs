@@ -6,7 +6,10 @@ use std::time::Duration;
 use prism_proto::{Epoch, Position, RegionKey, Seq, Verdict};
 
 use crate::catalogue::{CatalogueError, Statement};
-use crate::{DbError, Digest, Hlc, Update, Value};
+use crate::{
+    DbError, Digest, HeldConflict, HeldState, HeldWrite, Hlc, NodeRow, OutboxFigures, RefusalRow,
+    RequestRow, Retried, UndoReason, Undone, Update, Value,
+};
 
 /// Names of the regions, as every database knows them.
 #[derive(Debug, Clone)]
@@ -145,7 +148,7 @@ impl ApplyReport {
 }
 
 /// A row of `prism.lane`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaneRow {
     /// Name of the peer region.
     pub peer: String,
@@ -153,21 +156,37 @@ pub struct LaneRow {
     pub acked: Position,
     /// Node that holds the lane, if the lease is running.
     pub holder: Option<String>,
+    /// Another node of the region that has asked for the lane lately ([`Database::lane_want`]).
+    pub wanted: Option<String>,
+    /// The region has been away for too long: its rows may go, it has to be adopted.
+    pub stale: bool,
+    /// Encoded bytes of the stream behind `acked`, about.
+    pub backlog: u64,
+    /// Age of the oldest update behind `acked`, by the database's clock.
+    pub waiting: Option<Duration>,
 }
 
 /// A row of `prism.rejected`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RejectedRow {
+    /// Names the row.
+    pub id: i64,
     /// Name of the stream's region.
     pub stream: String,
-    /// Its number.
-    pub seq: Seq,
+    /// Numbering.
+    pub epoch: Epoch,
+    /// Its number; `None` for one that was refused at its origin, from the journal.
+    pub seq: Option<Seq>,
     /// The update.
     pub update: Update,
     /// Five characters.
     pub sqlstate: String,
     /// The server's words.
     pub message: String,
+    /// When, microseconds since 1970, by the database's clock.
+    pub at: i64,
+    /// What a person, or Prism, has done about it: `retried`, `dropped`, `undone`, `skipped`.
+    pub resolution: Option<String>,
 }
 
 /// One connection to one region's database, of which each worker thread has its own.
@@ -184,6 +203,15 @@ pub trait Database: Send {
     /// Executes the submissions in order, writes their outbox rows and takes their numbers as the
     /// last act, all in one transaction: all or none. If one of them fails, `DbError::Sql` names
     /// its index. `Committed` is in the order of `batch`, with consecutive seqs.
+    ///
+    /// A submission whose `request_id` has been seen before (here, at a sibling, or applied here
+    /// from another region) is never executed again: then nothing of the batch is written, and
+    /// [`DbError::Repeated`] lists all such submissions with what is on record. Two at once with one
+    /// id: the later waits for the earlier. Within one batch the second one is `Repeated` too once
+    /// the first is committed; the caller does not put both into one call.
+    ///
+    /// Before it takes its numbers, it publishes the undo of every held update whose transaction
+    /// has ended without becoming final (see [`Database::settle_held`]); those are not in the result.
     ///
     /// # Errors
     /// [`DbError`]; after `Ambiguous` the caller asks [`Database::outbox_find`].
@@ -258,14 +286,15 @@ pub trait Database: Send {
     /// [`DbError`].
     fn lane_release(&mut self, peer: &str, node: &str) -> Result<(), DbError>;
 
-    /// The peer's database is at this position (never moves the row back within an epoch).
+    /// The peer's database is at this position: the newest word of whoever holds the lane, also
+    /// backwards (the peer's database was restored, and is refilled from the rows that are kept).
     ///
     /// # Errors
     /// [`DbError`].
     fn lane_acked(&mut self, peer: &str, position: Position) -> Result<(), DbError>;
 
-    /// Deletes outbox rows that every configured peer has acknowledged and that are older than
-    /// `retention`; at most `limit`. Returns how many.
+    /// Deletes outbox rows that every configured peer, stale ones excepted, has acknowledged and
+    /// that are older than `retention`; at most `limit`. Returns how many. Never a held row.
     ///
     /// # Errors
     /// [`DbError`].
@@ -298,4 +327,262 @@ pub trait Database: Send {
     /// # Errors
     /// [`DbError`].
     fn hlc(&mut self) -> Result<Hlc, DbError>;
+
+    // ---- requests: what became of a caller's id
+
+    /// What is on record of a request id, at its origin or wherever it has been applied.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn request(&mut self, request_id: &[u8; 16]) -> Result<Option<RequestRow>, DbError> {
+        let _ = request_id;
+        Err(DbError::not_built())
+    }
+
+    /// Records that this database has refused a submission, so that the same id gets the same
+    /// answer again. `dead_letter`: its caller was told that it would be executed (it comes from
+    /// the journal), so it is also put into `rejected` (stream: the own region, no seq). Does
+    /// nothing if the id is on record already.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn request_refused(
+        &mut self,
+        submission: &Submission,
+        sqlstate: &str,
+        message: &str,
+        dead_letter: bool,
+    ) -> Result<(), DbError> {
+        let _ = (submission, sqlstate, message, dead_letter);
+        Err(DbError::not_built())
+    }
+
+    /// Forgets requests that are older than `retention`, at most `limit`; returns how many. Never
+    /// one that is held, or whose update is still in the outbox.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn request_trim(&mut self, retention: Duration, limit: u32) -> Result<u64, DbError> {
+        let _ = (retention, limit);
+        Err(DbError::not_built())
+    }
+
+    // ---- refusals: from the region that refused to the origin, and the undo
+
+    /// Refusals of a stream that its origin has not been told yet, ascending. They are kept in
+    /// `rejected` until [`Database::refusals_told`], so that no crash forgets one.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn refusals(&mut self, stream: &str, limit: u32) -> Result<Vec<RefusalRow>, DbError> {
+        let _ = (stream, limit);
+        Err(DbError::not_built())
+    }
+
+    /// The origin knows of these now, durably.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn refusals_told(&mut self, stream: &str, epoch: Epoch, seqs: &[Seq]) -> Result<(), DbError> {
+        let _ = (stream, epoch, seqs);
+        Err(DbError::not_built())
+    }
+
+    /// Undoes an update of the own stream, once, however often and by whomever it is asked for: in
+    /// one transaction the statement's `undo` runs here and is numbered as a new update that names
+    /// `seq`. Of a held update nothing runs here; its undo is numbered, and it can never become
+    /// final any more.
+    ///
+    /// # Errors
+    /// [`DbError`]; what the undo statement's own refusal means is in [`Undone`].
+    fn undo(&mut self, seq: Seq, reason: &UndoReason) -> Result<Undone, DbError> {
+        let _ = (seq, reason);
+        Err(DbError::not_built())
+    }
+
+    // ---- held updates: writes that await all regions
+
+    /// Executes one submission in a transaction that stays open on this connection until
+    /// [`Database::held_finish`] or [`Database::held_cancel`]; no other call is allowed on it
+    /// meanwhile. The transaction ends by itself when the connection breaks, and on the server after
+    /// `limit` at the latest. (SQLite: executed and rolled back; nothing is open.)
+    ///
+    /// # Errors
+    /// [`DbError`]: nothing is open then. [`DbError::Repeated`] as with `submit`.
+    fn held_begin(
+        &mut self,
+        submission: &Submission,
+        limit: Duration,
+    ) -> Result<HeldWrite, DbError> {
+        let _ = (submission, limit);
+        Err(DbError::not_built())
+    }
+
+    /// On another connection: numbers and publishes what `held_begin` has executed, as `held`.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn held_publish(&mut self, held: &HeldWrite) -> Result<Committed, DbError> {
+        let _ = held;
+        Err(DbError::not_built())
+    }
+
+    /// On the connection of `held_begin`: every region has it, so it becomes final in the held
+    /// transaction's own commit. `false`: it has been undone meanwhile; the transaction is rolled
+    /// back.
+    ///
+    /// # Errors
+    /// [`DbError`]; after `Ambiguous` [`Database::held_state`] on another connection tells.
+    fn held_finish(&mut self, seq: Seq) -> Result<bool, DbError> {
+        let _ = seq;
+        Err(DbError::not_built())
+    }
+
+    /// On the connection of `held_begin`: rolls back. The undo must have been published before.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn held_cancel(&mut self) -> Result<(), DbError> {
+        Err(DbError::not_built())
+    }
+
+    /// What an update of the own stream is now.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn held_state(&mut self, seq: Seq) -> Result<HeldState, DbError> {
+        let _ = seq;
+        Err(DbError::not_built())
+    }
+
+    /// Held updates of this region that keep an apply waiting right now, and lose against it: the
+    /// applied update is final, or held with a lower (clock, region). Whoever holds them undoes them.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn held_conflicts(&mut self) -> Result<Vec<HeldConflict>, DbError> {
+        Ok(Vec::new())
+    }
+
+    /// Publishes the undo of every held update whose transaction has ended without becoming final
+    /// (its node or the server crashed). Cheap when there is none. Returns what was published.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn settle_held(&mut self) -> Result<Vec<Committed>, DbError> {
+        Ok(Vec::new())
+    }
+
+    // ---- dead letters
+
+    /// One rejected update, resolved or not.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn rejected_get(&mut self, id: i64) -> Result<Option<RejectedRow>, DbError> {
+        let _ = id;
+        Err(DbError::not_built())
+    }
+
+    /// Runs a rejected update once more, in one transaction with marking it `retried`. One of a
+    /// peer's stream runs here only, as it should have in its place; one of the own region's
+    /// journal is submitted.
+    ///
+    /// # Errors
+    /// [`DbError::Sql`] if it is refused again (it stays as it was).
+    fn rejected_retry(&mut self, id: i64) -> Result<Retried, DbError> {
+        let _ = id;
+        Err(DbError::not_built())
+    }
+
+    /// Marks a rejected update as `dropped`: somebody has decided to live without it. `false` if
+    /// there is none with that id that nobody has resolved.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn rejected_drop(&mut self, id: i64) -> Result<bool, DbError> {
+        let _ = id;
+        Err(DbError::not_built())
+    }
+
+    /// An operator's word: update `seq` of `stream`, which is the next one to apply here, is to be
+    /// recorded as rejected instead of executed. `false` if the database is past it already.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn skip(&mut self, stream: &str, seq: Seq) -> Result<bool, DbError> {
+        let _ = (stream, seq);
+        Err(DbError::not_built())
+    }
+
+    /// Updates of `stream` that an operator wants skipped.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn skips(&mut self, stream: &str) -> Result<Vec<Seq>, DbError> {
+        let _ = stream;
+        Ok(Vec::new())
+    }
+
+    // ---- lanes, backlog, nodes
+
+    /// `node` would like to hold this lane: its holder sees it and gives way. Forgotten after
+    /// `ttl`.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn lane_want(&mut self, peer: &str, node: &str, ttl: Duration) -> Result<(), DbError> {
+        let _ = (peer, node, ttl);
+        Err(DbError::not_built())
+    }
+
+    /// Marks a lane stale (its region has been away for too long), or takes that back.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn lane_stale(&mut self, peer: &str, stale: bool) -> Result<(), DbError> {
+        let _ = (peer, stale);
+        Err(DbError::not_built())
+    }
+
+    /// How large the outbox is.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn outbox_figures(&mut self) -> Result<OutboxFigures, DbError> {
+        Err(DbError::not_built())
+    }
+
+    /// This process serves as `node` from now on. Returns what was on record before.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn node_claim(
+        &mut self,
+        node: &str,
+        incarnation: u64,
+        journal: u64,
+    ) -> Result<Option<NodeRow>, DbError> {
+        let _ = (node, incarnation, journal);
+        Err(DbError::not_built())
+    }
+
+    /// Still there. `false`: another process has claimed the name since.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn node_beat(&mut self, node: &str, incarnation: u64) -> Result<bool, DbError> {
+        let _ = (node, incarnation);
+        Err(DbError::not_built())
+    }
+
+    /// Waits until something new is committed to the own stream by others (SQL, siblings), at most
+    /// `timeout`; `true` if so, as far as is known. On a connection that does nothing else.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn wait_for_outbox(&mut self, timeout: Duration) -> Result<bool, DbError> {
+        std::thread::sleep(timeout);
+        Ok(false)
+    }
 }

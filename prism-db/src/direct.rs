@@ -198,7 +198,9 @@ fn peer_failed(error: DbError) -> DirectError {
                 "grant the role of `direct` the rights of that region's own nodes",
             ),
         },
-        DbError::Schema(_) | DbError::TooLarge { .. } => (DirectFailure::Parked, ""),
+        DbError::Schema(_) | DbError::TooLarge { .. } | DbError::Repeated(_) => {
+            (DirectFailure::Parked, "")
+        }
     };
     DirectError {
         failure,

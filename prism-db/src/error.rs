@@ -69,12 +69,20 @@ pub enum DbError {
         /// The limit.
         limit: usize,
     },
+    /// These submissions of the batch, by their positions, bear ids that are on record. Nothing
+    /// was written.
+    #[error("{} request(s) of the batch have been submitted before", .0.len())]
+    Repeated(Vec<(usize, crate::RequestRow)>),
     /// The ledger contradicts the stream: another epoch, another tag.
     #[error("fork: {0}")]
     Fork(String),
 }
 
 impl DbError {
+    pub(crate) fn not_built() -> Self {
+        Self::sql("0A000", "this backend cannot do that", None)
+    }
+
     /// A failed statement, classed by its SQLSTATE.
     #[must_use]
     pub fn sql(sqlstate: &str, message: impl Into<String>, index: Option<usize>) -> Self {

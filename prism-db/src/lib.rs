@@ -14,6 +14,8 @@ mod error;
 pub mod journal;
 mod open;
 mod postgres;
+mod records;
+mod request;
 mod sqlite;
 pub mod submit;
 #[cfg(unix)]
@@ -30,6 +32,11 @@ pub use database::{
 pub use error::{DbError, ErrorClass};
 pub use open::{Migrated, OpenOptions, migrate, open};
 pub use postgres::abandoned_connections;
+pub use records::{
+    HeldConflict, HeldState, HeldWrite, NodeRow, OutboxFigures, RefusalRow, RequestRow,
+    RequestState, Retried, UndoReason, Undone, wins,
+};
+pub use request::body_digest;
 pub use update::{Digest, Hlc, MAX_UPDATE, Update, UpdateError};
 pub use url::{DatabaseUrl, UrlError};
 pub use value::{ParamType, Value, ValueError};

@@ -28,9 +28,20 @@ pub enum SubmitError {
         /// The limit.
         limit: usize,
     },
-    /// The database is away, busy or full: the same again later may succeed.
+    /// The database is away, read-only or full: the same again later may succeed. Nothing was
+    /// written.
     #[error("the database cannot be written now: {0}")]
     Unavailable(String),
+    /// A lock (or, on SQLite, a held update) did not come free in time; the database is all right.
+    /// To be tried again on a connection of its own, with more patience.
+    #[error("the update waits for a lock: {0}")]
+    Blocked(String),
+    /// The request id is on record with the same content: this is what became of it.
+    #[error("the request has been submitted before")]
+    Repeated(crate::RequestRow),
+    /// The request id is on record with another content.
+    #[error("this request_id was used before for an update with another content")]
+    Reused,
     /// An operator has to act: a missing table, grant or migration.
     #[error("the database is not ready: {0}")]
     NotReady(String),
@@ -201,7 +212,7 @@ fn judge(error: &DbError) -> SubmitError {
             ..
         }
         | DbError::Unreachable(_) => SubmitError::Unavailable(error.to_string()),
-        DbError::Sql { .. } | DbError::Schema(_) | DbError::Fork(_) => {
+        DbError::Sql { .. } | DbError::Schema(_) | DbError::Fork(_) | DbError::Repeated(_) => {
             SubmitError::NotReady(error.to_string())
         }
         DbError::Ambiguous(_) => SubmitError::Unknown(error.to_string()),

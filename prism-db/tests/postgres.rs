@@ -179,7 +179,7 @@ fn a_refusal_names_its_item_and_nothing_is_written() {
     let rejected = eu.db.rejected(10).unwrap();
     assert_eq!(
         (rejected[0].seq, &rejected[0].update),
-        (Seq(2), &sent[1].update)
+        (Some(Seq(2)), &sent[1].update)
     );
     assert_eq!(
         eu.number("SELECT sum(kills)::bigint FROM users WHERE id = 1"),

@@ -337,7 +337,11 @@ pub(super) fn rejected(session: &mut Session, limit: u32) -> Result<Vec<Rejected
             .map_err(|e| DbError::Schema(format!("a row of prism.rejected: {e}")))?;
         Ok(RejectedRow {
             stream: column(row, 0)?,
-            seq: Seq(unsigned(row, 1)?),
+            id: 0,
+            epoch: prism_proto::Epoch(0),
+            at: 0,
+            resolution: None,
+            seq: Some(Seq(unsigned(row, 1)?)),
             update,
             sqlstate: column(row, 3)?,
             message: column(row, 4)?,

@@ -34,6 +34,7 @@ fn row(row: &Row) -> Result<LaneRow, DbError> {
         peer: column(row, 0)?,
         acked: position(row, 1)?,
         holder: column(row, 4)?,
+        ..LaneRow::default()
     })
 }
 

@@ -115,6 +115,7 @@ fn read_lane(row: &Row<'_>) -> rusqlite::Result<LaneRow> {
         peer: row.get(0)?,
         acked: read_position(row, 1)?,
         holder: row.get(4)?,
+        ..LaneRow::default()
     })
 }
 
@@ -218,7 +219,11 @@ pub(super) fn rejected(db: &Connection, limit: u32) -> Result<Vec<RejectedRow>, 
         let body: Vec<u8> = row.get(2).map_err(own)?;
         rejected.push(RejectedRow {
             stream: row.get(0).map_err(own)?,
-            seq: Seq(unsigned(row, 1).map_err(own)?),
+            id: 0,
+            epoch: Epoch(0),
+            at: 0,
+            resolution: None,
+            seq: Some(Seq(unsigned(row, 1).map_err(own)?)),
             update: Update::decode(&body).map_err(super::outbox::damaged)?,
             sqlstate: row.get(3).map_err(own)?,
             message: row.get(4).map_err(own)?,

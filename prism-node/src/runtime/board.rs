@@ -429,6 +429,7 @@ mod tests {
                 tag: Tag(1),
             },
             holder: Some("NA1".into()),
+            ..LaneRow::default()
         }];
         board.acked_by_lane(RegionId(1), Seq(100));
         board.acked_by_lane(RegionId(1), Seq(50));

@@ -281,7 +281,7 @@ fn cause(error: &DbError) -> ApplyCause {
         },
         DbError::Ambiguous(_) => ApplyCause::Busy,
         DbError::Unreachable(_) => ApplyCause::Unreachable,
-        DbError::Schema(_) | DbError::TooLarge { .. } => ApplyCause::Parked,
+        DbError::Schema(_) | DbError::TooLarge { .. } | DbError::Repeated(_) => ApplyCause::Parked,
         DbError::Fork(_) => ApplyCause::Forked,
     }
 }

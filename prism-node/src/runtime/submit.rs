@@ -176,7 +176,8 @@ fn failure(error: SubmitError) -> Failure {
     match error {
         SubmitError::Refused { .. } => Failure::Refused(error.to_string()),
         SubmitError::TooLarge { size, limit } => Failure::TooLarge { size, limit },
-        SubmitError::Unavailable(why) => Failure::Unavailable(why),
+        SubmitError::Unavailable(why) | SubmitError::Blocked(why) => Failure::Unavailable(why),
+        SubmitError::Repeated(_) | SubmitError::Reused => Failure::RequestReused,
         SubmitError::NotReady(why) => Failure::NotReady(why),
         SubmitError::Unknown(why) => Failure::Unknown(why),
     }
