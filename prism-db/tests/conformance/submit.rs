@@ -20,6 +20,9 @@ fn pattern(answers: &[Answer]) -> String {
         Err(SubmitError::Unavailable(_)) => 'U',
         Err(SubmitError::NotReady(_)) => 'N',
         Err(SubmitError::Unknown(_)) => '?',
+        Err(SubmitError::Blocked(_)) => 'B',
+        Err(SubmitError::Repeated(_)) => '=',
+        Err(SubmitError::Reused) => '!',
     };
     answers.iter().map(sign).collect()
 }
