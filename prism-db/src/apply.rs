@@ -13,7 +13,7 @@ use crate::{
     ApplyItem, ApplyReport, ApplyRequest, Database, DbError, Drift, ErrorClass, ItemAction, Update,
 };
 
-/// An update that this database refused for good. It is in the table `rejected`.
+/// An update that this call has recorded in the table `rejected` instead of executing it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// Its number.
@@ -26,9 +26,28 @@ pub struct Rejection {
     pub sqlstate: String,
     /// The server's words.
     pub message: String,
-    /// What its statement wants done about it (`undo` is recorded as well, for now).
+    /// What its statement wants done about it: of `undo` its origin takes care.
     pub on_reject: OnReject,
+    /// What it is.
+    pub kind: RejectionKind,
 }
+
+/// See [`Rejection`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RejectionKind {
+    /// An update that this database refused for good.
+    Update,
+    /// An undo that this database refused: what it undoes stays here.
+    Undo,
+    /// Its origin tells that it could not undo an update: that stays everywhere.
+    Notice,
+    /// An operator wanted it skipped.
+    Skipped,
+}
+
+/// SQLSTATE under which an update is recorded that an operator wanted skipped. The row is marked
+/// `skipped`.
+pub const SKIPPED: &str = "PR020";
 
 /// Why an apply stopped short, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,19 +115,22 @@ impl Applier {
         updates: &[(Seq, B)],
     ) -> ApplyOutcome {
         let mut outcome = ApplyOutcome::default();
-        let (mut items, undecodable) = self.decode(updates);
-        let stopped = self.run(db, stream, epoch, &mut items, &mut outcome);
+        let (mut items, unfit) = self.decode(updates);
+        let mut stopped = self.run(db, stream, epoch, &mut items, &mut outcome);
+        if stopped.is_none()
+            && let Some((stop, item)) = unfit
+        {
+            // Otherwise there is a gap before it, or somebody else has applied it.
+            let next = outcome.position.map(|position| position.seq.next());
+            if stop.seq == next {
+                stopped = self.skip_unfit(db, (stream, epoch), item, stop, &mut outcome);
+            }
+        }
         if outcome.executed > 0 {
             self.waits = 0;
         }
         if let Some(stop) = stopped {
             outcome.wait = Some(self.wait(stop));
-        } else if let Some(stop) = undecodable {
-            // Otherwise there is a gap before it, or somebody else has applied it.
-            let next = outcome.position.map(|position| position.seq.next());
-            if stop.seq == next {
-                outcome.wait = Some(self.wait(stop));
-            }
         }
         if outcome.wait.is_none() {
             self.waits = 0;
@@ -116,8 +138,11 @@ impl Applier {
         outcome
     }
 
-    /// The items up to the first that cannot be understood here.
-    fn decode<B: AsRef<[u8]>>(&self, updates: &[(Seq, B)]) -> (Vec<ApplyItem>, Option<Stop>) {
+    /// The items up to the first that cannot be understood here; that one, if it can be read.
+    fn decode<B: AsRef<[u8]>>(
+        &self,
+        updates: &[(Seq, B)],
+    ) -> (Vec<ApplyItem>, Option<(Stop, Option<ApplyItem>)>) {
         let mut items = Vec::with_capacity(updates.len());
         for (seq, bytes) in updates {
             let stop = |detail: String, remedy: &str| Stop {
@@ -130,22 +155,62 @@ impl Applier {
                 Ok(update) => update,
                 Err(error) => {
                     let remedy = "run the same version of Prism on every node";
-                    return (items, Some(stop(error.to_string(), remedy)));
+                    return (items, Some((stop(error.to_string(), remedy), None)));
                 }
             };
-            if let Some(statement) = self.catalogue.by_digest(&update.statement)
-                && !statement.accepts(&update.params)
-            {
-                let detail = format!("its parameters do not fit statement {:?}", statement.name());
-                return (items, Some(stop(detail, SKIP)));
-            }
-            items.push(ApplyItem {
+            let action = match update.notice() {
+                Some((sqlstate, message)) => ItemAction::Reject {
+                    sqlstate: sqlstate.to_owned(),
+                    message: message.to_owned(),
+                },
+                None => ItemAction::Run,
+            };
+            let item = ApplyItem {
                 seq: *seq,
                 update,
-                action: ItemAction::Run,
-            });
+                action,
+            };
+            if let Some(statement) = self.catalogue.by_digest(&item.update.statement)
+                && !statement.accepts(&item.update.params)
+            {
+                let detail = format!("its parameters do not fit statement {:?}", statement.name());
+                return (items, Some((stop(detail, SKIP), Some(item))));
+            }
+            items.push(item);
         }
         (items, None)
+    }
+
+    /// Goes past an update that does not fit its statement, if an operator wants it.
+    fn skip_unfit(
+        &mut self,
+        db: &mut dyn Database,
+        (stream, epoch): (&str, Epoch),
+        item: Option<ApplyItem>,
+        stop: Stop,
+        outcome: &mut ApplyOutcome,
+    ) -> Option<Stop> {
+        match item {
+            Some(mut item) => {
+                if skip(db, stream, &mut item, &stop) {
+                    self.run(db, stream, epoch, &mut [item], outcome)
+                } else {
+                    Some(stop)
+                }
+            }
+            None => Some(stop),
+        }
+    }
+
+    /// The end of the next part: as many as one transaction may have, but a held update stands
+    /// alone, so that a lock for which it waits is its own affair.
+    fn end(&self, items: &[ApplyItem], start: usize) -> usize {
+        let most = items.len().min(start.saturating_add(self.most));
+        match items[start..most].iter().position(|item| item.update.held) {
+            Some(0) => start + 1,
+            Some(before) => start + before,
+            None => most,
+        }
     }
 
     /// Applies `items`, marking those that are refused. Returns why it stopped, if it did.
@@ -159,7 +224,7 @@ impl Applier {
     ) -> Option<Stop> {
         // `start..end` is tried now; an error makes it shorter, a success moves it on.
         let mut start = 0;
-        let mut end = items.len().min(self.most);
+        let mut end = self.end(items, start);
         // Why `items[end]` cannot be applied; told once what stands before it has been.
         let mut stop = None;
         let mut looked = false;
@@ -192,8 +257,16 @@ impl Applier {
                     let ours = if looked { 0 } else { to_usize(skipped) };
                     let rejected = part.iter().skip(ours).filter_map(|i| self.rejection(i));
                     outcome.rejected.extend(rejected);
-                    if end == items.len() || stop.is_some() {
-                        return stop;
+                    if let Some(found) = stop.take() {
+                        let next = end;
+                        if !skip(db, stream, &mut items[next], &found) {
+                            return Some(found);
+                        }
+                        (start, end, looked) = (next, next + 1, false);
+                        continue;
+                    }
+                    if end == items.len() {
+                        return None;
                     }
                     if self.most < items.len() && executed > 0 {
                         // Slow going: what is done is told before the next part. A little more
@@ -202,7 +275,7 @@ impl Applier {
                         return None;
                     }
                     start = end;
-                    end = start.saturating_add(self.most).min(items.len());
+                    end = self.end(items, start);
                     looked = false;
                 }
                 Ok(ApplyReport::Gap { position }) => {
@@ -239,6 +312,12 @@ impl Applier {
                     Verdict::Stop(found, Some(index)) if index > 0 && stop.is_none() => {
                         end = start + index;
                         stop = Some(found);
+                    }
+                    Verdict::Stop(found, Some(0))
+                        if skip(db, stream, &mut items[start], &found) =>
+                    {
+                        end = start + 1;
+                        stop = None;
                     }
                     Verdict::Look(_) if !looked => {
                         // The watermark tells: what was committed is skipped now.
@@ -278,7 +357,17 @@ impl Applier {
             return None;
         };
         let statement = self.catalogue.by_digest(&item.update.statement);
+        let kind = if sqlstate == SKIPPED {
+            RejectionKind::Skipped
+        } else if item.update.notice().is_some() {
+            RejectionKind::Notice
+        } else if item.update.undoes.is_some() {
+            RejectionKind::Undo
+        } else {
+            RejectionKind::Update
+        };
         Some(Rejection {
+            kind,
             seq: item.seq,
             statement: statement.map(|s| s.name().to_owned()),
             class: refusal_class(sqlstate),
@@ -413,6 +502,24 @@ fn is_of_the_whole(error: &DbError) -> bool {
         if sqlstate == "57014" || *class == ErrorClass::Operator && index.is_none())
 }
 
+/// Whether an operator wants to go past `item`, which is next and stops the stream for `found`.
+/// It is marked then. Asked only here: the ordinary way does not pay for it.
+fn skip(db: &mut dyn Database, stream: &str, item: &mut ApplyItem, found: &Stop) -> bool {
+    if item.action != ItemAction::Run || found.cause == ApplyCause::Unreachable {
+        return false;
+    }
+    let wanted = db
+        .skips(stream)
+        .is_ok_and(|skips| skips.contains(&item.seq));
+    if wanted {
+        item.action = ItemAction::Reject {
+            sqlstate: SKIPPED.to_owned(),
+            message: format!("skipped by an operator; before: {}", found.detail),
+        };
+    }
+    wanted
+}
+
 /// From now on the item is recorded instead of executed.
 fn mark(item: &mut ApplyItem, error: &DbError) {
     let (sqlstate, message) = match error {
@@ -429,7 +536,7 @@ fn mark(item: &mut ApplyItem, error: &DbError) {
 pub fn refusal_class(sqlstate: &str) -> RefusalClass {
     match sqlstate.get(..2) {
         Some("22") => RefusalClass::Data,
-        Some("P0") => RefusalClass::Raised,
+        Some("P0" | "PR") => RefusalClass::Raised,
         _ => RefusalClass::Constraint,
     }
 }

@@ -4,8 +4,8 @@
 use prism_proto::{Position, RegionKey, Seq, Tag, Verdict};
 
 use crate::{
-    ApplyItem, ApplyRequest, Committed, DbError, Hlc, MAX_UPDATE, RegionRow, Submission, Update,
-    Value,
+    ApplyItem, ApplyRequest, Committed, DbError, Digest, Hlc, MAX_UPDATE, RegionRow, RequestRow,
+    RequestState, Submission, UndoReason, Update, Value,
 };
 
 /// What the execution of one submission gave.
@@ -29,36 +29,102 @@ pub(crate) struct Tail {
 /// A numbered update and its encoding.
 pub(crate) type Numbered = (Committed, Vec<u8>);
 
-/// Gives the executed batch its numbers, tags and clock; each update names the one before it.
+/// An update that has no number yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Draft {
+    pub(crate) statement: Digest,
+    pub(crate) params: Vec<Value>,
+    pub(crate) executed: Executed,
+    pub(crate) undoes: Option<Seq>,
+    pub(crate) held: bool,
+    pub(crate) request_id: Option<[u8; 16]>,
+}
+
+impl Draft {
+    /// A submission that was executed.
+    pub(crate) fn of(submission: &Submission, executed: Executed) -> Self {
+        Self {
+            statement: submission.statement,
+            params: submission.params.clone(),
+            executed,
+            undoes: None,
+            held: false,
+            request_id: submission.request_id,
+        }
+    }
+
+    /// The undo of update `seq`.
+    pub(crate) fn undo(seq: Seq, original: &Update, rows: u64) -> Self {
+        Self {
+            statement: original.statement,
+            params: original.params.clone(),
+            executed: Executed {
+                rows,
+                old: original.old.clone(),
+            },
+            undoes: Some(seq),
+            held: false,
+            request_id: original.request_id,
+        }
+    }
+
+    /// Tells everybody that update `seq` could not be undone at its origin.
+    pub(crate) fn notice(seq: Seq, sqlstate: &str, message: &str) -> Self {
+        // Words only: they must not be what exceeds the limit.
+        let message: String = message.chars().take(1_000).collect();
+        Self {
+            statement: Digest::default(),
+            params: vec![
+                Value::Text(sqlstate.to_owned()),
+                Value::Text(message.replace('\0', "")),
+            ],
+            executed: Executed {
+                rows: 0,
+                old: Vec::new(),
+            },
+            undoes: Some(seq),
+            held: false,
+            request_id: None,
+        }
+    }
+}
+
+/// What the undo of an update may have more than the update itself: the number that it names, and
+/// longer watermarks.
+const UNDO_ROOM: usize = 1024;
+
+/// Gives what was executed its numbers, tags and clock; each update names the one before it.
 /// Returns the new tail as well.
 ///
 /// # Errors
 /// `TooLarge` names the update that exceeds `max_update`.
 pub(crate) fn number(
     mut tail: Tail,
-    batch: &[Submission],
-    executed: Vec<Executed>,
+    drafts: Vec<Draft>,
     seen: &[(RegionKey, Seq)],
     now_micros: i64,
     max_update: usize,
 ) -> Result<(Tail, Vec<Numbered>), DbError> {
-    // Peers refuse anything larger, whatever is configured here.
-    let limit = max_update.min(MAX_UPDATE);
-    let mut numbered = Vec::with_capacity(batch.len());
-    for (index, (submission, executed)) in batch.iter().zip(executed).enumerate() {
+    let mut numbered = Vec::with_capacity(drafts.len());
+    for (index, draft) in drafts.into_iter().enumerate() {
+        // Peers refuse anything larger than the format allows, whatever is configured here.
+        let limit = match draft.undoes {
+            None => max_update.min(MAX_UPDATE - UNDO_ROOM),
+            Some(_) => MAX_UPDATE,
+        };
         tail.hlc = tail.hlc.tick(now_micros);
         let update = Update {
             tag: random_tag()?,
             prev_tag: tail.last_tag,
-            statement: submission.statement,
-            params: submission.params.clone(),
-            old: executed.old,
+            statement: draft.statement,
+            params: draft.params,
+            old: draft.executed.old,
             hlc: tail.hlc,
-            rows: executed.rows,
+            rows: draft.executed.rows,
             seen: seen.to_vec(),
-            undoes: None,
-            held: false,
-            request_id: submission.request_id,
+            undoes: draft.undoes,
+            held: draft.held,
+            request_id: draft.request_id,
         };
         let bytes = update.encode();
         if bytes.len() > limit {
@@ -197,3 +263,83 @@ pub(crate) fn verdict(
         Verdict::Forked
     }
 }
+
+/// What to do with one update of another stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// Execute its statement.
+    Run,
+    /// Execute its statement's `undo`.
+    Undo,
+    /// Its client has submitted it in another region as well; that copy was dealt with here.
+    Double,
+    /// What it undoes has no effect here.
+    NothingToUndo,
+    /// The same request is held here: nobody knows yet whether it takes effect.
+    Wait,
+}
+
+/// Decides what an update does here, so that a request takes effect once in every region, and is
+/// undone once, whichever of its copies (and their undos) come first.
+///
+/// `on_record` is the row of its request id, `body` what the update asks for (of an undo: what the
+/// original asked for). `refused` tells of an undo that this database has refused the original, and
+/// has not executed it since.
+pub(crate) fn course(
+    (stream, seq): (&str, Seq),
+    update: &Update,
+    body: Digest,
+    on_record: Option<&RequestRow>,
+    refused: bool,
+) -> Course {
+    // Another body: another update that happens to bear the id. Every region applies both.
+    let row = on_record.filter(|row| row.body == body);
+    let state = row.map(|row| &row.state);
+    let refused_in_stream =
+        matches!(state, Some(RequestState::Refused { .. })) && row.is_some_and(|r| r.seq.is_some());
+    if update.undoes.is_some() {
+        return match state {
+            _ if refused || refused_in_stream => Course::NothingToUndo,
+            Some(RequestState::Undone(_)) => Course::NothingToUndo,
+            Some(RequestState::Held) => Course::Wait,
+            _ => Course::Undo,
+        };
+    }
+    match row {
+        None => Course::Run,
+        Some(row) if row.stream == stream && row.seq == Some(seq) => Course::Run,
+        // Refused to a client of this region: the copy of the other region must not be missing
+        // here without a trace.
+        Some(row) if row.seq.is_none() => Course::Run,
+        Some(row) if row.state == RequestState::Held => Course::Wait,
+        Some(_) => Course::Double,
+    }
+}
+
+/// What a region other than the origin knows of the reason.
+pub(crate) fn undone_elsewhere(stream: &str) -> UndoReason {
+    UndoReason::Refused {
+        region: String::new(),
+        sqlstate: String::new(),
+        message: format!("undone by region {stream}"),
+    }
+}
+
+/// The same request is held in this region, and comes from another one.
+pub(crate) fn held_here(index: usize) -> DbError {
+    DbError::sql(
+        "55P03",
+        "the same request is held in this region; its outcome is waited for",
+        Some(index),
+    )
+}
+
+/// Whether another row count than the origin's says that the tables differ.
+pub(crate) fn counts(update: &Update, is_absolute: bool) -> bool {
+    // A guarded undo affects no row where somebody has written later.
+    update.rows != u64::MAX && !(update.undoes.is_some() && is_absolute)
+}
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod tests;

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prism_proto::{ApplyCause, DirectFailure, Position, Seq, Verdict};
+use prism_proto::{ApplyCause, DirectFailure, Epoch, Position, Seq, Verdict};
 
 use crate::apply::{Applier, Rejection, Wait};
-use crate::{Database, DatabaseUrl, DbError, Drift, ErrorClass, OpenOptions, open};
+use crate::{Database, DatabaseUrl, DbError, Drift, ErrorClass, OpenOptions, RefusalRow, open};
 
 /// Updates of one transaction in the peer's database.
 const BATCH: u64 = 512;
 /// Bytes of one transaction.
 const BATCH_BYTES: usize = 4 << 20;
+/// Refusals that are brought home at a time.
+const REFUSALS: u32 = 256;
 
 /// Why the direct path did not write (all).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +40,9 @@ pub struct DirectOutcome {
     pub drift: Vec<Drift>,
     /// Updates that the peer's database refused for good.
     pub rejected: Vec<Rejection>,
+    /// Refusals that this region has not dealt with yet, whoever has applied the updates: some of
+    /// them, the oldest first. Read after writing, also when there was nothing to write.
+    pub refusals: Vec<RefusalRow>,
     /// Why it stopped short.
     pub failure: Option<DirectError>,
 }
@@ -73,7 +78,28 @@ impl DirectWriter {
         if let Err(error) = self.run(own, upto, budget, &mut outcome) {
             outcome.failure = Some(error);
         }
+        // Without a position the database could not be asked, or is not the peer's.
+        if outcome.position.is_some() {
+            match self.peer.refusals(&self.stream, REFUSALS) {
+                Ok(refusals) => outcome.refusals = refusals,
+                // What was written counts, but is not clean: nothing is known.
+                Err(error) => {
+                    outcome.failure.get_or_insert(peer_failed(error));
+                    outcome.position = None;
+                }
+            }
+        }
         outcome
+    }
+
+    /// The refusals of these updates have been dealt with here, durably.
+    ///
+    /// # Errors
+    /// [`DirectError`]; they come again then.
+    pub fn refusals_told(&mut self, epoch: Epoch, seqs: &[Seq]) -> Result<(), DirectError> {
+        self.peer
+            .refusals_told(&self.stream, epoch, seqs)
+            .map_err(peer_failed)
     }
 
     fn run(

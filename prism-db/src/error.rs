@@ -69,10 +69,10 @@ pub enum DbError {
         /// The limit.
         limit: usize,
     },
-    /// These submissions of the batch, by their positions, bear ids that are on record. Nothing
-    /// was written.
+    /// These submissions of the batch, in its order, bear ids that are on record. Nothing was
+    /// written.
     #[error("{} request(s) of the batch have been submitted before", .0.len())]
-    Repeated(Vec<(usize, crate::RequestRow)>),
+    Repeated(Vec<crate::Repeat>),
     /// The ledger contradicts the stream: another epoch, another tag.
     #[error("fork: {0}")]
     Fork(String),

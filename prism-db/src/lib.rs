@@ -33,7 +33,7 @@ pub use error::{DbError, ErrorClass};
 pub use open::{Migrated, OpenOptions, migrate, open};
 pub use postgres::abandoned_connections;
 pub use records::{
-    HeldConflict, HeldState, HeldWrite, NodeRow, OutboxFigures, RefusalRow, RequestRow,
+    HeldConflict, HeldState, HeldWrite, NodeRow, OutboxFigures, RefusalRow, Repeat, RequestRow,
     RequestState, Retried, UndoReason, Undone, wins,
 };
 pub use request::body_digest;

@@ -21,6 +21,18 @@ pub struct RequestRow {
     pub state: RequestState,
 }
 
+/// A submission whose id is on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repeat {
+    /// Its position in the batch.
+    pub index: usize,
+    /// What is asked for now: [`crate::body_digest`]. Another one than on record: the id was used
+    /// for something else.
+    pub body: Digest,
+    /// What is on record.
+    pub row: RequestRow,
+}
+
 /// See [`RequestRow`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestState {

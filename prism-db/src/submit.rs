@@ -1,12 +1,14 @@
 //! Submitting a batch so that one bad update fails alone.
 
-use crate::{Committed, Database, DbError, ErrorClass, Submission};
+use std::collections::{HashMap, HashSet};
+
+use crate::{Committed, Database, DbError, ErrorClass, Repeat, Submission};
 
 /// How often a batch that met a deadlock or a serialization failure is tried again at once.
 const RETRIES: u32 = 3;
 
-/// How many statements of one batch may run into a lock (or another passing trouble). Each costs
-/// the lock timeout, for which everybody behind them waits.
+/// How many statements of one batch may run into a lock. Each costs the lock timeout, for which
+/// everybody behind them waits; then whoever is left is better off on a connection of its own.
 const PATIENCE: u32 = 3;
 
 /// Why one update was not taken. Nothing of it was written, unless it is `Unknown`.
@@ -56,7 +58,7 @@ pub enum SubmitError {
 ///
 /// A statement that fails, or waits too long for a lock, is left out: what stands before it is
 /// committed, and it goes on behind it. So each update is executed at most about twice, however
-/// many of them are bad.
+/// many of them are bad. Requests that are on record are answered with what became of them.
 pub fn submit(db: &mut dyn Database, batch: &[Submission]) -> Vec<Result<Committed, SubmitError>> {
     // Every update needs an id, by which it is found again after an ambiguous COMMIT.
     let batch: Vec<_> = batch.iter().cloned().map(identified).collect();
@@ -65,7 +67,9 @@ pub fn submit(db: &mut dyn Database, batch: &[Submission]) -> Vec<Result<Committ
         answers: Vec::with_capacity(batch.len()),
         patience: PATIENCE,
     };
-    run.all(&batch);
+    for part in distinct(&batch) {
+        run.all(part);
+    }
     run.answers
 }
 
@@ -76,10 +80,41 @@ fn identified(mut submission: Submission) -> Submission {
     submission
 }
 
+/// Runs of the batch in which no id comes twice: the second one finds the first on record.
+fn distinct(batch: &[Submission]) -> Vec<&[Submission]> {
+    let mut parts = Vec::new();
+    let mut ids = HashSet::with_capacity(batch.len());
+    let mut start = 0;
+    for (index, submission) in batch.iter().enumerate() {
+        if !ids.insert(submission.request_id) {
+            parts.push(&batch[start..index]);
+            start = index;
+            ids.clear();
+            ids.insert(submission.request_id);
+        }
+    }
+    parts.push(&batch[start..]);
+    parts
+}
+
 struct Run<'a> {
     db: &'a mut dyn Database,
     answers: Vec<Result<Committed, SubmitError>>,
     patience: u32,
+}
+
+/// What a failure leaves to be tried.
+enum Next {
+    /// Nothing that one update could do something about: everybody is answered alike.
+    Nothing,
+    /// This one alone is at fault.
+    Without(usize),
+    /// The same for one that waits: each costs the time for which it may.
+    Blocked(usize),
+    /// It and what stands behind it cannot be written now.
+    Before(usize),
+    /// One of them is at fault, or all together are too slow.
+    Half,
 }
 
 impl Run<'_> {
@@ -99,53 +134,91 @@ impl Run<'_> {
     fn step(&mut self, batch: &[Submission]) {
         let error = match attempt(self.db, batch) {
             Ok(committed) => return self.answers.extend(committed.into_iter().map(Ok)),
+            Err(DbError::Repeated(known)) if !known.is_empty() => {
+                return self.all_but(batch, known);
+            }
             Err(error) => error,
         };
-        let transient = matches!(
-            &error,
-            DbError::Sql {
-                class: ErrorClass::Transient,
-                ..
+        match self.next(&error, batch.len()) {
+            Next::Nothing => self.answer(batch.len(), &error),
+            Next::Without(index) => {
+                // What stands before it ran without an error: commit that first, for the order.
+                self.all(&batch[..index]);
+                self.answer(1, &error);
             }
-        );
-        let offender = match &error {
+            Next::Blocked(index) => {
+                self.all(&batch[..index]);
+                self.answer(1, &error);
+                self.patience = self.patience.saturating_sub(1);
+                if self.patience == 0 {
+                    self.answer(batch.len() - index - 1, &error);
+                }
+            }
+            Next::Before(index) => {
+                self.all(&batch[..index]);
+                self.answer(batch.len() - index, &error);
+            }
+            Next::Half => self.all(&batch[..batch.len() / 2]),
+        }
+    }
+
+    fn next(&mut self, error: &DbError, len: usize) -> Next {
+        match error {
+            DbError::TooLarge { index, .. } if *index < len => Next::Without(*index),
             DbError::Sql {
                 index: Some(index),
-                class: ErrorClass::Refused | ErrorClass::Transient | ErrorClass::Operator,
+                class,
+                sqlstate,
                 ..
-            }
-            | DbError::TooLarge { index, .. } => Some(*index).filter(|&i| i < batch.len()),
+            } if *index < len => match class {
+                _ if is_away(sqlstate) => Next::Before(*index),
+                ErrorClass::Refused | ErrorClass::Operator => Next::Without(*index),
+                ErrorClass::Transient => Next::Blocked(*index),
+                ErrorClass::Unreachable => Next::Nothing,
+            },
             // A deferred constraint speaks up at COMMIT and names nobody: halve the batch.
             DbError::Sql {
                 index: None,
                 class: ErrorClass::Refused,
                 ..
-            } if batch.len() > 1 => return self.all(&batch[..batch.len() / 2]),
+            } if len > 1 => Next::Half,
             // It took too long as a whole. Under load every next batch is as large as this one, so
             // that none of them would ever be committed.
             DbError::Sql {
                 index: None,
                 sqlstate,
                 ..
-            } if sqlstate == "57014" && batch.len() > 1 && self.patience > 1 => {
+            } if sqlstate == "57014" && len > 1 && self.patience > 1 => {
                 self.patience -= 1;
-                return self.all(&batch[..batch.len() / 2]);
+                Next::Half
             }
-            _ => None,
+            _ => Next::Nothing,
+        }
+    }
+
+    fn answer(&mut self, count: usize, error: &DbError) {
+        let answers = std::iter::repeat_with(|| Err(judge(error))).take(count);
+        self.answers.extend(answers);
+    }
+
+    /// Answers those that are on record with what is known of them, and tries the others.
+    fn all_but(&mut self, batch: &[Submission], known: Vec<Repeat>) {
+        let mut known: HashMap<usize, Repeat> = known.into_iter().map(|k| (k.index, k)).collect();
+        let is_new = |&(index, _): &(usize, &Submission)| !known.contains_key(&index);
+        let rest: Vec<_> = batch.iter().enumerate().filter(is_new).collect();
+        let rest: Vec<_> = rest.into_iter().map(|(_, s)| s.clone()).collect();
+        let mut run = Run {
+            db: &mut *self.db,
+            answers: Vec::with_capacity(rest.len()),
+            patience: self.patience,
         };
-        let Some(index) = offender else {
-            // Nothing that one update could do something about.
-            let answers = batch.iter().map(|_| Err(judge(&error)));
-            return self.answers.extend(answers);
-        };
-        // What stands before it ran without an error: commit that first, for the order.
-        self.all(&batch[..index]);
-        self.answers.push(Err(judge(&error)));
-        if transient {
-            self.patience = self.patience.saturating_sub(1);
-            if self.patience == 0 {
-                let answers = batch[index + 1..].iter().map(|_| Err(judge(&error)));
-                self.answers.extend(answers);
+        run.all(&rest);
+        self.patience = run.patience;
+        let mut others = run.answers.into_iter();
+        for index in 0..batch.len() {
+            match known.remove(&index) {
+                Some(known) => self.answers.push(Err(on_record(known))),
+                None => self.answers.extend(others.next()),
             }
         }
     }
@@ -192,27 +265,44 @@ fn settle(
     Ok(found)
 }
 
+/// Read-only, out of some resource, or its disk fails: nothing can be written, whatever it is.
+fn is_away(sqlstate: &str) -> bool {
+    sqlstate == "25006" || matches!(sqlstate.get(..2), Some("53" | "58"))
+}
+
+fn on_record(known: Repeat) -> SubmitError {
+    if known.body == known.row.body {
+        SubmitError::Repeated(known.row)
+    } else {
+        SubmitError::Reused
+    }
+}
+
 fn judge(error: &DbError) -> SubmitError {
     match error {
         DbError::TooLarge { size, limit, .. } => SubmitError::TooLarge {
             size: *size,
             limit: *limit,
         },
+        DbError::Sql { sqlstate, .. } if is_away(sqlstate) => {
+            SubmitError::Unavailable(error.to_string())
+        }
         DbError::Sql {
-            class: ErrorClass::Refused,
+            class,
             sqlstate,
             message,
             ..
-        } => SubmitError::Refused {
-            sqlstate: sqlstate.clone(),
-            message: message.clone(),
+        } => match class {
+            ErrorClass::Refused => SubmitError::Refused {
+                sqlstate: sqlstate.clone(),
+                message: message.clone(),
+            },
+            ErrorClass::Transient => SubmitError::Blocked(error.to_string()),
+            ErrorClass::Unreachable => SubmitError::Unavailable(error.to_string()),
+            ErrorClass::Operator => SubmitError::NotReady(error.to_string()),
         },
-        DbError::Sql {
-            class: ErrorClass::Transient | ErrorClass::Unreachable,
-            ..
-        }
-        | DbError::Unreachable(_) => SubmitError::Unavailable(error.to_string()),
-        DbError::Sql { .. } | DbError::Schema(_) | DbError::Fork(_) | DbError::Repeated(_) => {
+        DbError::Unreachable(_) => SubmitError::Unavailable(error.to_string()),
+        DbError::Schema(_) | DbError::Fork(_) | DbError::Repeated(_) => {
             SubmitError::NotReady(error.to_string())
         }
         DbError::Ambiguous(_) => SubmitError::Unknown(error.to_string()),

@@ -75,6 +75,19 @@ pub struct Update {
 }
 
 impl Update {
+    /// Of an update that only tells: its origin's database has refused to undo `undoes`, with this
+    /// SQLSTATE and these words. Every region records it as a dead letter, and alarms.
+    #[must_use]
+    pub fn notice(&self) -> Option<(&str, &str)> {
+        if self.statement != Digest::default() || self.undoes.is_none() {
+            return None;
+        }
+        match self.params.as_slice() {
+            [Value::Text(sqlstate), Value::Text(message)] => Some((sqlstate, message)),
+            _ => None,
+        }
+    }
+
     /// As it lies in the outbox and travels in datagrams.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

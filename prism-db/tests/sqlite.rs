@@ -204,7 +204,7 @@ fn a_statement_that_never_ends_is_stopped() {
     ];
     let answers = submit(&mut *db, &batch);
     assert!(
-        matches!(&answers[1], Err(SubmitError::Unavailable(why)) if why.contains("57014")),
+        matches!(&answers[1], Err(SubmitError::Blocked(why)) if why.contains("57014")),
         "{answers:?}"
     );
     assert!(answers[0].is_ok() && answers[2].is_ok(), "{answers:?}");

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::errors::{Phase, convert, own};
 use super::{Statements, ledger, values};
-use crate::chain::{self, Executed, Tail};
+use crate::chain::{self, Draft, Executed, Tail};
 use crate::{Committed, DbError, OpenOptions, Submission, Update, UpdateError, Value, timestamp};
 
 /// How many of the newest updates [`find`] looks through.
@@ -29,9 +29,10 @@ pub(super) fn submit(
     statements: &Statements,
     batch: &[Submission],
 ) -> Result<Vec<Committed>, DbError> {
-    let mut executed = Vec::with_capacity(batch.len());
+    let mut drafts = Vec::with_capacity(batch.len());
     for (index, submission) in batch.iter().enumerate() {
-        executed.push(execute(db, statements, submission, index)?);
+        let executed = execute(db, statements, submission, index)?;
+        drafts.push(Draft::of(submission, executed));
     }
     let region = ledger::region(db)?;
     let tail = Tail {
@@ -45,7 +46,7 @@ pub(super) fn submit(
         .map(|(name, position)| (RegionKey::of(&name), position.seq))
         .collect();
     let now = timestamp::now_micros();
-    let (tail, numbered) = chain::number(tail, batch, executed, &seen, now, options.max_update)?;
+    let (tail, numbered) = chain::number(tail, drafts, &seen, now, options.max_update)?;
     let mut insert = db
         .prepare_cached(
             "INSERT INTO prism_outbox (seq, tag, prev_tag, statement, body, request_id, at)

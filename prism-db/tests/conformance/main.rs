@@ -77,7 +77,7 @@ macro_rules! suite {
                     an_update_over_the_limit_fails_alone,
                     parameters_that_no_peer_could_read_fail_alone,
                     a_missing_table_is_the_operators_matter,
-                    a_locked_row_is_unavailable_and_nothing_is_written,
+                    a_locked_row_blocks_and_nothing_is_written,
                     old_values_are_read_just_before,
                     an_ambiguous_commit_is_found_by_its_request_id,
                     updates_name_what_their_origin_had_seen,

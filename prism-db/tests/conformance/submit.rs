@@ -196,13 +196,13 @@ pub fn a_missing_table_is_the_operators_matter<B: Backend>(world: &World<B>) {
     assert_eq!(world.trace_at(&world.na), "1 2");
 }
 
-pub fn a_locked_row_is_unavailable_and_nothing_is_written<B: Backend>(world: &World<B>) {
+pub fn a_locked_row_blocks_and_nothing_is_written<B: Backend>(world: &World<B>) {
     let mut other = world.sql(&world.na);
     let mut db = world.na.open();
     other.hold_users();
     let answers = submit(&mut *db, &[world.kills(1)]);
     other.let_go();
-    assert_eq!(pattern(&answers), "U", "{answers:?}");
+    assert_eq!(pattern(&answers), "B", "{answers:?}");
     assert_eq!(world.kills_at(&world.na), 0);
     assert!(world.outbox(&world.na).is_empty());
     // The same connection goes on.
