@@ -117,7 +117,7 @@ impl Board {
 
     /// Has the loop tell its figures: those of the last round would be up to a second old, next to
     /// acknowledgements that are not. A loop that does not answer is not waited for.
-    fn refresh(&self) {
+    pub(super) fn refresh(&self) {
         let Some(handle) = self.figures.get() else {
             return;
         };
@@ -411,6 +411,7 @@ mod tests {
             me: NodeId(0),
             own: RegionId(0),
             rank: 0,
+            siblings: 1,
             nodes: vec![("NA1".into(), RegionId(0)), ("EU1".into(), RegionId(1))],
             regions: vec!["NA".into(), "EU".into()],
         };

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use prism_net::Command;
 
 use super::Runtime;
+use super::keeper::KeeperJob;
+use super::leases::LeaseJob;
 use super::outbox::OutboxJob;
 
 /// Workers that are done need no more than this to leave; one that hangs is left behind.
@@ -60,7 +62,11 @@ impl Runtime {
         let remaining = self.board.remaining(&self.board.lock());
         let _ = self.outbox.try_send(OutboxJob::Stop);
         let leave = Instant::now() + LEAVE;
-        if !self.threads.finished("outbox", leave) {
+        // What is acknowledged is written by whoever holds the lane.
+        self.threads.finished("outbox", leave);
+        let _ = self.leases.try_send(LeaseJob::Stop);
+        let _ = self.keeper.try_send(KeeperJob::Stop);
+        if !self.threads.finished("leases", leave) {
             tracing::warn!("the database does not answer: the leases will expire by themselves");
         }
         self.handle.send(Command::Stop);

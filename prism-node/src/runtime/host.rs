@@ -5,13 +5,14 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 
 use prism_net::{Batch, Command, Handle, Host, Snapshot};
 use prism_proto::{
-    ApplyCause, DirectFailure, Epoch, Event, Notice, Position, RegionId, Seq, Verdict,
+    ApplyCause, DirectFailure, Epoch, Event, Notice, Position, RegionId, Seq, Target, Verdict,
 };
 
 use super::board::Board;
 use super::direct::DirectJob;
 use super::inlet::InletJob;
-use super::outbox::{Acks, OutboxJob, Stopped};
+use super::leases::{Held, LeaseJob, Stopped};
+use super::outbox::{Acks, OutboxJob};
 
 /// See the module.
 pub(super) struct LoopHost {
@@ -21,7 +22,9 @@ pub(super) struct LoopHost {
     pub(super) direct: Vec<Option<SyncSender<DirectJob>>>,
     pub(super) outbox: SyncSender<OutboxJob>,
     pub(super) acks: Arc<Acks>,
+    pub(super) held: Arc<Held>,
     pub(super) stopped: Arc<Stopped>,
+    pub(super) leases: SyncSender<LeaseJob>,
     pub(super) notices: SyncSender<Notice>,
     pub(super) board: Arc<Board>,
     pub(super) handle: Handle,
@@ -104,6 +107,14 @@ impl Host for LoopHost {
         if let Notice::LaneStopped { peer, .. } = notice {
             self.stopped.add(peer);
         }
+        if let Notice::Switched {
+            to: Target::Parked(_),
+            ..
+        } = notice
+        {
+            // A sibling may do better. Full: it looks in a moment anyway.
+            let _ = self.leases.try_send(LeaseJob::Look);
+        }
         if let Err(TrySendError::Full(_)) = self.notices.try_send(notice) {
             self.board.lock().counters.notices_lost += 1;
         }
@@ -111,5 +122,11 @@ impl Host for LoopHost {
 
     fn snapshot(&mut self, snapshot: &Snapshot) {
         self.board.snapshot(snapshot);
+        // Whatever the lease worker may be waiting for. If the queue is full: in a second.
+        for peer in self.held.expired() {
+            let _ = self
+                .handle
+                .try_send(Command::Event(Event::LaneLost { peer }));
+        }
     }
 }

@@ -18,6 +18,8 @@ mod direct;
 mod drain;
 mod host;
 mod inlet;
+mod keeper;
+mod leases;
 mod names;
 mod outbox;
 mod queue;
@@ -49,6 +51,8 @@ pub struct Runtime {
     board: Arc<board::Board>,
     handle: Handle,
     outbox: SyncSender<outbox::OutboxJob>,
+    leases: SyncSender<leases::LeaseJob>,
+    keeper: SyncSender<keeper::KeeperJob>,
     threads: threads::Threads,
     /// Locked while this process uses the data directory.
     _lock: File,

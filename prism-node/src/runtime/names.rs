@@ -11,6 +11,8 @@ pub(crate) struct Names {
     pub(crate) own: RegionId,
     /// Position of this node in its region's failover order.
     pub(crate) rank: usize,
+    /// Number of nodes in its region.
+    pub(crate) siblings: usize,
     /// Name and region per node.
     pub(crate) nodes: Vec<(String, RegionId)>,
     /// Name per region.
@@ -53,6 +55,19 @@ impl Names {
     pub(crate) fn find(&self, region: &str) -> Option<RegionId> {
         let i = self.regions.iter().position(|name| name == region)?;
         u16::try_from(i).ok().map(RegionId)
+    }
+
+    /// Number of nodes of the own region, this one included.
+    pub(crate) const fn siblings(&self) -> usize {
+        self.siblings
+    }
+
+    /// Place of this node in the order in which the nodes of the region should have the lane to
+    /// `peer`; the lanes are spread over them.
+    pub(crate) fn place(&self, peer: RegionId) -> u32 {
+        let n = self.siblings.max(1);
+        let first = self.peers().position(|p| p == peer).unwrap_or(0) % n;
+        u32::try_from((self.rank % n + n - first) % n).unwrap_or(u32::MAX)
     }
 
     /// A rung as in `GET /v1/status`.

@@ -1,8 +1,8 @@
 //! The outbox worker: what the lanes need of the own database. It loads updates that are no longer
-//! in memory, judges the peers' positions, writes what has been acknowledged, holds the leases,
-//! trims, and is the backstop that finds updates committed elsewhere.
+//! in memory, judges the peers' positions, writes what has been acknowledged, and is the backstop
+//! that finds updates committed elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,27 +14,14 @@ use prism_proto::{Event, Position, RegionId, Seq, Verdict};
 
 use super::alarms::name;
 use super::board::{Board, position_words};
+use super::leases::Held;
 use super::threads::Whole;
 
-/// Leases are renewed and the tail is looked at this often.
+/// The tail is looked at this often.
 const TICK: Duration = Duration::from_secs(1);
-/// A lease outlives two renewals that went wrong.
-const LEASE: Duration = Duration::from_secs(3);
-/// The first node of a region gets this head start over the second, and so on.
-const HEAD_START: Duration = Duration::from_millis(1_500);
 /// A lane row is only a hint for a restart (the peer's database knows better), so acknowledgements
 /// are written in company.
 const FLUSH: Duration = Duration::from_millis(250);
-/// Rows stay at least so long, whatever is configured: what became of an ambiguous COMMIT is read
-/// from them, by then acknowledged or not.
-const KEEP: Duration = Duration::from_secs(60);
-/// Outbox rows are trimmed this often, so many at a time.
-const TRIM: Duration = Duration::from_secs(10);
-const TRIM_ROWS: u32 = 5_000;
-/// What a tick may spend on it: fetches wait meanwhile.
-const TRIM_BUDGET: Duration = Duration::from_millis(200);
-/// A lane that stopped because of a fork is tried again this often.
-const RESUME: Duration = Duration::from_secs(10);
 /// Bytes per answer to a fetch, and in all.
 const CHUNK: usize = 1 << 20;
 const FETCH: usize = 8 << 20;
@@ -53,7 +40,7 @@ pub(super) enum OutboxJob {
     Acked,
     /// Something is wrong with the database: look now.
     Look,
-    /// Give the leases back and leave.
+    /// Write what is acknowledged and leave.
     Stop,
 }
 
@@ -87,21 +74,6 @@ impl Acks {
     }
 }
 
-/// Lanes that the engine has stopped for good.
-#[derive(Debug, Default)]
-pub(super) struct Stopped(Mutex<BTreeSet<RegionId>>);
-
-impl Stopped {
-    pub(super) fn add(&self, peer: RegionId) {
-        let mut set = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        set.insert(peer);
-    }
-
-    fn take(&self) -> BTreeSet<RegionId> {
-        mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 /// See the module.
 pub(super) struct OutboxWorker {
     pub(super) jobs: Receiver<OutboxJob>,
@@ -110,17 +82,11 @@ pub(super) struct OutboxWorker {
     pub(super) board: Arc<Board>,
     pub(super) whole: Whole,
     pub(super) acks: Arc<Acks>,
-    pub(super) stopped: Arc<Stopped>,
-    pub(super) retention: Duration,
-    /// Lanes that this node holds.
-    pub(super) held: BTreeSet<RegionId>,
+    pub(super) held: Arc<Held>,
     /// Tail that the engine has been told.
     pub(super) told: Seq,
     /// Where the own stream was when it was last looked at.
     pub(super) last: Option<Position>,
-    pub(super) started: Instant,
-    pub(super) trimmed: Instant,
-    pub(super) resumed: Instant,
 }
 
 impl OutboxWorker {
@@ -149,7 +115,7 @@ impl OutboxWorker {
                 Ok(OutboxJob::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        self.leave();
+        self.flush();
     }
 
     fn tell(&self, event: Event) {
@@ -208,6 +174,10 @@ impl OutboxWorker {
     fn flush(&mut self) {
         let names = Arc::clone(&self.board.names);
         for (peer, position) in self.acks.take() {
+            // The word of one that was stopped, or cut off, may be older than its successor's.
+            if !self.held.holds(peer) {
+                continue;
+            }
             if let Err(error) = self.database.lane_acked(names.region(peer), position) {
                 self.acks.put_back(peer, position);
                 self.unhealthy(&error);
@@ -217,7 +187,7 @@ impl OutboxWorker {
 
     fn tick(&mut self) {
         if self.board.lock().broken.is_some() {
-            return self.resign();
+            return;
         }
         let result = self.look();
         match result {
@@ -252,9 +222,8 @@ impl OutboxWorker {
             self.tell(Event::Available { upto: own.seq });
         }
         self.board.lock().region = Some(region);
-        let rows = self.leases(own)?;
+        let rows = self.board.lock().rows.clone();
         let oldest = self.oldest(&rows, own.seq)?;
-        let rejected = self.database.rejected_count()?;
         let positions = self.database.positions()?;
         let mut state = self.board.lock();
         for (stream, position) in positions {
@@ -265,21 +234,8 @@ impl OutboxWorker {
                 inlet.applied = inlet.applied.max(position.seq);
             }
         }
-        state.rows = rows;
         state.oldest = oldest;
-        state.rejected = rejected;
-        if rejected > 0 {
-            state.alarms.raise(
-                name::REJECTED,
-                "",
-                format!("{rejected} updates were refused by this region's database for good"),
-                "look at them in the table `rejected` of the prism schema and resolve them",
-            );
-        } else {
-            state.alarms.clear(name::REJECTED, "");
-        }
-        drop(state);
-        self.trim()
+        Ok(())
     }
 
     /// The own database may have been put back while this node runs: restored, or replaced by a
@@ -295,72 +251,10 @@ impl OutboxWorker {
                 position_words(own)
             );
             self.whole.broken(name::FORK, "", why, REWOUND);
-            self.resign();
             return Ok(true);
         }
         self.last = Some(own);
         Ok(false)
-    }
-
-    /// This node is of no use any more: a sibling shall deliver.
-    fn resign(&mut self) {
-        for &peer in &self.held {
-            self.tell(Event::LaneLost { peer });
-        }
-        self.leave();
-    }
-
-    fn leases(&mut self, own: Position) -> Result<Vec<LaneRow>, DbError> {
-        if self.resumed.elapsed() >= RESUME {
-            self.resumed = Instant::now();
-            // Forgotten here, so that the renewal below tells the engine anew.
-            for peer in self.stopped.take() {
-                self.held.remove(&peer);
-            }
-        }
-        let names = Arc::clone(&self.board.names);
-        let rank = u32::try_from(names.rank).unwrap_or(u32::MAX);
-        if self.started.elapsed() < HEAD_START.saturating_mul(rank) {
-            return self.database.lanes();
-        }
-        let mut rows = Vec::new();
-        let mut failed = None;
-        for peer in names.peers() {
-            let lane = names.region(peer);
-            match self.database.lane_lease(lane, names.my_name(), LEASE) {
-                Ok(row) => {
-                    self.hold(peer, &row, own);
-                    rows.push(row);
-                }
-                // One lane's row (not migrated, locked) is no reason to give up the others.
-                Err(error @ (DbError::Sql { .. } | DbError::Schema(_))) => failed = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        failed.map_or(Ok(rows), Err)
-    }
-
-    fn hold(&mut self, peer: RegionId, row: &LaneRow, own: Position) {
-        let names = &self.board.names;
-        let lane = names.region(peer);
-        let mine = row.holder.as_deref() == Some(names.my_name());
-        if mine && self.held.insert(peer) {
-            tracing::info!(
-                lane,
-                acked = row.acked.seq.0,
-                "this node holds the lane now"
-            );
-            self.board.acked(peer, row.acked.seq);
-            self.tell(Event::LaneHeld {
-                peer,
-                acked: row.acked,
-                own,
-            });
-        } else if !mine && self.held.remove(&peer) {
-            let holder = row.holder.as_deref().unwrap_or("nobody");
-            tracing::info!(lane, holder, "another node holds the lane now");
-            self.tell(Event::LaneLost { peer });
-        }
     }
 
     /// When the oldest unacknowledged update of each lane was committed.
@@ -390,24 +284,6 @@ impl OutboxWorker {
         Ok(oldest)
     }
 
-    fn trim(&mut self) -> Result<(), DbError> {
-        if self.trimmed.elapsed() < TRIM {
-            return Ok(());
-        }
-        let start = Instant::now();
-        while start.elapsed() < TRIM_BUDGET {
-            let rows = self
-                .database
-                .outbox_trim(self.retention.max(KEEP), TRIM_ROWS)?;
-            if rows < u64::from(TRIM_ROWS) {
-                self.trimmed = Instant::now();
-                break;
-            }
-        }
-        // Otherwise there is more: it goes on at the next tick.
-        Ok(())
-    }
-
     fn unhealthy(&self, error: &DbError) {
         let remedy = match error {
             DbError::Schema(_) => "run `prism migrate`",
@@ -422,19 +298,5 @@ impl OutboxWorker {
         state
             .alarms
             .raise(name::DATABASE, "", error.to_string(), remedy);
-    }
-
-    fn leave(&mut self) {
-        self.flush();
-        let names = Arc::clone(&self.board.names);
-        for peer in mem::take(&mut self.held) {
-            let lane = names.region(peer);
-            if let Err(error) = self.database.lane_release(lane, names.my_name()) {
-                tracing::warn!(
-                    lane,
-                    "the lease could not be given back, it will expire: {error}"
-                );
-            }
-        }
     }
 }

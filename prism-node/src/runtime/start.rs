@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prism_db::apply::Applier;
 use prism_db::direct::DirectWriter;
@@ -20,8 +20,10 @@ use super::board::Board;
 use super::direct::DirectWorker;
 use super::host::LoopHost;
 use super::inlet::InletWorker;
+use super::keeper::Keeper;
+use super::leases::{Held, LeaseWorker, Stopped};
 use super::names::Names;
-use super::outbox::{Acks, OutboxWorker, Stopped};
+use super::outbox::{Acks, OutboxWorker};
 use super::queue::IntakeQueue;
 use super::reporter::Reporter;
 use super::submit::SubmitWorker;
@@ -163,6 +165,7 @@ pub(super) fn start(
     let board = Arc::new(Board::new(Arc::clone(&names)));
     board.connect(handle.clone());
     let acks = Arc::new(Acks::default());
+    let held = Arc::new(Held::default());
     let stopped = Arc::new(Stopped::default());
     let queue = Arc::new(IntakeQueue::new(INTAKE, INTAKE_BYTES));
     let whole = Whole {
@@ -182,16 +185,31 @@ pub(super) fn start(
         board: Arc::clone(&board),
         whole: whole.clone(),
         acks: Arc::clone(&acks),
-        stopped: Arc::clone(&stopped),
-        retention: config.limits.retention,
-        held: std::collections::BTreeSet::new(),
+        held: Arc::clone(&held),
         told: Seq::ZERO,
         last: None,
-        started: Instant::now(),
-        trimmed: Instant::now(),
-        resumed: Instant::now(),
     };
     threads.spawn("outbox", move || worker.run())?;
+
+    let (leases, lease_jobs) = sync_channel(JOBS);
+    let worker = LeaseWorker::new(
+        lease_jobs,
+        opener.own(own, LOCK)?,
+        handle.clone(),
+        Arc::clone(&board),
+        Arc::clone(&held),
+        Arc::clone(&stopped),
+    );
+    threads.spawn("leases", move || worker.run())?;
+
+    let (keeper, keeper_jobs) = sync_channel(JOBS);
+    let worker = Keeper::new(
+        keeper_jobs,
+        opener.own(own, LOCK)?,
+        Arc::clone(&board),
+        config.limits,
+    );
+    threads.spawn("keeper", move || worker.run())?;
 
     let worker = SubmitWorker {
         queue: Arc::clone(&queue),
@@ -224,7 +242,9 @@ pub(super) fn start(
         direct,
         outbox: outbox.clone(),
         acks,
+        held,
         stopped,
+        leases: leases.clone(),
         notices,
         board: Arc::clone(&board),
         handle: handle.clone(),
@@ -245,6 +265,8 @@ pub(super) fn start(
         board,
         handle,
         outbox,
+        leases,
+        keeper,
         threads,
         _lock: lock,
     })
@@ -325,6 +347,7 @@ fn names(config: &Config, me: &Node) -> Names {
         me: me.id,
         own: me.region,
         rank: siblings.iter().position(|&n| n == me.id).unwrap_or(0),
+        siblings: siblings.len(),
         nodes: config
             .nodes
             .iter()
