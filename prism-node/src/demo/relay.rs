@@ -299,20 +299,30 @@ impl Work {
 
 /// SplitMix64: small, and good enough to lose packets by.
 #[derive(Debug, Clone)]
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     /// From 0 up to but not including 1.
-    fn share(&mut self) -> f64 {
+    pub fn share(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// All 64.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        z ^ (z >> 31)
+    }
+
+    /// From 0 up to but not including `end`, which is not 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        ((self.share() * end as f64) as usize).min(end - 1)
     }
 
     /// True with this probability.
-    fn chance(&mut self, share: f64) -> bool {
+    pub fn chance(&mut self, share: f64) -> bool {
         share > 0.0 && self.share() < share
     }
 }
