@@ -83,6 +83,18 @@ impl DbError {
         Self::sql("0A000", "this backend cannot do that", None)
     }
 
+    /// Whether the database is away, read-only or full, as opposed to: an operator has to act.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Ambiguous(_) => true,
+            Self::Sql { class, .. } => {
+                matches!(class, ErrorClass::Unreachable | ErrorClass::Transient)
+            }
+            _ => false,
+        }
+    }
+
     /// A failed statement, classed by its SQLSTATE.
     #[must_use]
     pub fn sql(sqlstate: &str, message: impl Into<String>, index: Option<usize>) -> Self {

@@ -35,6 +35,8 @@ pub enum ClientError {
         status: u16,
         /// The node's words.
         error: ErrorBody,
+        /// The whole answer.
+        body: Box<serde_json::Value>,
     },
     /// It answered something else.
     #[error("http://{address} answered HTTP {status} with something that no node says: {reason}")]
@@ -160,6 +162,7 @@ impl Client {
             Ok(wrapped) => ClientError::Refused {
                 status,
                 error: wrapped.error,
+                body: Box::new(serde_json::from_slice(&bytes).unwrap_or_default()),
             },
             Err(e) => ClientError::Nonsense {
                 address: self.address,

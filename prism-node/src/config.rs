@@ -113,6 +113,10 @@ pub struct Limits {
     pub max_backlog: u64,
     /// How long an awaited write waits for all regions.
     pub await_timeout: Duration,
+    /// Awaited writes that a node carries out at once; each holds a connection to the database.
+    pub max_awaits: u32,
+    /// Bytes of a node's journal: updates accepted while the database is away.
+    pub max_journal: u64,
 }
 
 impl Default for Limits {
@@ -122,6 +126,8 @@ impl Default for Limits {
             retention: Duration::from_secs(24 * 3600),
             max_backlog: 8 << 30,
             await_timeout: Duration::from_secs(10),
+            max_awaits: 32,
+            max_journal: 1 << 30,
         }
     }
 }

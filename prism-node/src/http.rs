@@ -6,6 +6,7 @@
 mod bind;
 mod error;
 mod guard;
+mod outcome;
 mod updates;
 
 use std::io;
@@ -70,10 +71,14 @@ pub struct ServerConfig {
     pub address: SocketAddr,
     /// Name of this node; a request that names another one is refused.
     pub node: String,
+    /// Name of its region.
+    pub region: String,
     /// Required from every client if it is there.
     pub token: Option<String>,
     /// Largest encoded update; a request may be somewhat larger.
     pub max_update: usize,
+    /// Longest wait of an awaited update.
+    pub await_timeout: Duration,
     /// With slow clients.
     pub patience: Patience,
     /// Checks parameters against the catalogue.
@@ -118,7 +123,9 @@ fn hint(e: &io::Error) -> &'static str {
 /// Shared by all requests.
 struct App {
     node: String,
+    region: String,
     token: Option<String>,
+    await_timeout: Duration,
     max_body: usize,
     body_timeout: Duration,
     body_budget: Semaphore,
@@ -196,7 +203,9 @@ impl Drop for Server {
 fn router(config: ServerConfig) -> Router {
     let app = Arc::new(App {
         node: config.node,
+        region: config.region,
         token: config.token,
+        await_timeout: config.await_timeout,
         max_body: updates::max_body(config.max_update),
         body_timeout: config.patience.body,
         body_budget: Semaphore::new(BODY_BUDGET),
@@ -206,6 +215,7 @@ fn router(config: ServerConfig) -> Router {
     });
     Router::new()
         .route("/v1/updates", post(updates::post))
+        .route("/v1/updates/{request_id}", get(updates::find))
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "alive\n" }))

@@ -1,5 +1,7 @@
 //! `GET /metrics`: the status and the workers' counters as Prometheus text.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode as encode_text;
 use prometheus_client::metrics::counter::Counter;
@@ -7,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::runtime::Counters;
+use crate::runtime::{Counters, JournalFigures};
 use crate::status::Status;
 
 /// What the status does not carry.
@@ -22,6 +24,7 @@ pub(crate) struct Figures {
     pub(crate) sessions: u64,
     pub(crate) drift: u64,
     pub(crate) ready: bool,
+    pub(crate) journal: JournalFigures,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,7 +38,7 @@ struct AlarmName {
 }
 
 type PerPeer = Family<Peer, Counter>;
-type PeerGauge = Family<Peer, Gauge<f64, std::sync::atomic::AtomicU64>>;
+type PeerGauge = Family<Peer, Gauge<f64, AtomicU64>>;
 
 /// The text is made afresh for every scrape: the figures live where they arise, and a scrape is
 /// rare.
@@ -44,6 +47,7 @@ pub(crate) fn encode(status: &Status, figures: &Figures) -> String {
     lanes(&mut registry, status);
     inlets(&mut registry, status);
     node(&mut registry, status, figures);
+    journal(&mut registry, figures.journal);
     let mut text = String::new();
     // Writing into a String cannot fail.
     let _ = encode_text(&mut text, &registry);
@@ -228,6 +232,37 @@ fn node(registry: &mut Registry, status: &Status, figures: &Figures) {
             None => registry.register(name, help, gauge),
         }
     }
+}
+
+fn journal(registry: &mut Registry, figures: JournalFigures) {
+    let gauge = |value: f64| {
+        let gauge = Gauge::<f64, AtomicU64>::default();
+        gauge.set(value);
+        gauge
+    };
+    let age = figures.oldest.and_then(|at| at.elapsed().ok());
+    registry.register(
+        "journal_entries",
+        "Updates that wait in the journal for the database",
+        gauge(figures.entries as f64),
+    );
+    registry.register_with_unit(
+        "journal",
+        "The journal on disk",
+        Unit::Bytes,
+        gauge(figures.bytes as f64),
+    );
+    registry.register_with_unit(
+        "journal_oldest",
+        "Age of the oldest update in the journal",
+        Unit::Seconds,
+        gauge(age.map_or(0.0, |age| age.as_secs_f64())),
+    );
+    registry.register(
+        "journal_latched",
+        "1 if a disk error has ended all appending to the journal",
+        gauge(f64::from(u8::from(figures.latched))),
+    );
 }
 
 #[cfg(test)]

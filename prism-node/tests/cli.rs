@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex};
 
 use prism_node::config::Config;
 use prism_node::http::{Patience, Server, ServerConfig};
-use prism_node::intake::{Answer, Failure, Intake, NewUpdate};
+use prism_node::intake::{Answer, Failure, Finding, Intake, NewUpdate, Pending};
 use prism_node::status::{Board, Lane, Status};
 use prism_proto::Seq;
-use tokio::sync::oneshot;
 
 use support::{cluster, expect, prism, temp};
 
@@ -227,7 +226,7 @@ fn check_names_what_the_databases_lack() {
 struct FakeNode(Mutex<Vec<NewUpdate>>);
 
 impl Intake for FakeNode {
-    fn submit(&self, updates: Vec<NewUpdate>) -> Result<oneshot::Receiver<Vec<Answer>>, Failure> {
+    fn submit(&self, updates: Vec<NewUpdate>) -> Result<Pending, Failure> {
         let mut taken = self.0.lock().expect("lock");
         let answers = updates.into_iter().map(|u| {
             let mary = format!("{:?}", u.params).contains("mary");
@@ -240,10 +239,11 @@ impl Intake for FakeNode {
                 }
             }
         });
-        let answers = answers.collect();
-        let (sender, receiver) = oneshot::channel();
-        let _ = sender.send(answers);
-        Ok(receiver)
+        Ok(Pending::ready(answers.collect()))
+    }
+
+    fn find(&self, _: uuid::Uuid) -> Result<Finding, Failure> {
+        Err(Failure::Busy)
     }
 }
 
@@ -282,6 +282,8 @@ fn serve(dir: &Path) -> (Server, Arc<FakeNode>) {
     let server = Server::start(ServerConfig {
         address: config.nodes[0].http,
         node: "NA1".into(),
+        region: "NA".into(),
+        await_timeout: Duration::from_secs(10),
         token: config.token().expect("token"),
         max_update: 256 << 10,
         patience: Patience::default(),

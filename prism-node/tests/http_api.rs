@@ -9,22 +9,23 @@ use std::time::Duration;
 use prism_db::Value;
 use prism_node::config::Config;
 use prism_node::http::{Patience, Server, ServerConfig, ServerError};
-use prism_node::intake::{Answer, Failure, Intake, NewUpdate};
+use prism_node::intake::{Answer, Failure, Finding, Found, Intake, NewUpdate, Pending};
 use prism_node::status::{Alarm, Board, Lane, Status};
 use prism_proto::Seq;
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
-/// Takes every update and fails those of "mary" as it is told.
+/// Takes every update and answers those of "mary" as it is told.
 #[derive(Default)]
 struct FakeIntake {
     taken: Mutex<Vec<NewUpdate>>,
-    mary: Mutex<Option<Failure>>,
+    mary: Mutex<Option<Answer>>,
+    found: Mutex<Option<Found>>,
     queue: Mutex<Option<Failure>>,
 }
 
 impl Intake for FakeIntake {
-    fn submit(&self, updates: Vec<NewUpdate>) -> Result<oneshot::Receiver<Vec<Answer>>, Failure> {
+    fn submit(&self, updates: Vec<NewUpdate>) -> Result<Pending, Failure> {
         if let Some(failure) = &*self.queue.lock().expect("lock") {
             return Err(failure.clone());
         }
@@ -33,17 +34,21 @@ impl Intake for FakeIntake {
         let answers = updates.iter().map(|u| {
             taken.push(u.clone());
             match &*mary {
-                Some(failure) if u.params.first() == Some(&Value::Text("mary".into())) => {
-                    Answer::Failed(failure.clone())
+                Some(answer) if u.params.first() == Some(&Value::Text("mary".into())) => {
+                    answer.clone()
                 }
                 _ => Answer::Committed {
                     seq: Seq(taken.len() as u64),
                 },
             }
         });
-        let answers = answers.collect();
+        Ok(Pending::ready(answers.collect()))
+    }
+
+    fn find(&self, _: uuid::Uuid) -> Result<Finding, Failure> {
         let (sender, receiver) = oneshot::channel();
-        let _ = sender.send(answers);
+        let found = self.found.lock().expect("lock").clone();
+        let _ = sender.send(Ok(found.unwrap_or(Found::Unknown)));
         Ok(receiver)
     }
 }
@@ -118,6 +123,8 @@ fn server_config(token: Option<&str>) -> (ServerConfig, Arc<FakeIntake>, Arc<Fak
     let server = ServerConfig {
         address: "127.0.0.1:0".parse().expect("address"),
         node: "NA1".into(),
+        region: "NA".into(),
+        await_timeout: Duration::from_secs(10),
         token: token.map(str::to_owned),
         max_update: 256 << 10,
         patience: Patience::default(),
@@ -321,11 +328,6 @@ fn bad_requests_are_explained_and_reach_nobody() {
         assert_eq!(reply.code(), *code, "{shown}: {}", reply.body);
         assert!(reply.message().contains(says), "{shown}: {}", reply.body);
     }
-    let reply = node.post(r#"{"statement":"add_kills","params":["a",1],"mode":"await"}"#);
-    assert_eq!(
-        (reply.status, reply.code().as_str()),
-        (501, "await_not_built")
-    );
     assert!(node.taken().is_empty());
 }
 
@@ -356,9 +358,14 @@ fn every_failure_has_its_status() {
         (Failure::Busy, 503, "busy"),
         (Failure::Unknown("broke".into()), 503, "outcome_unknown"),
         (Failure::Draining, 503, "draining"),
+        (Failure::NeedsUndo("x".into()), 400, "needs_undo"),
+        (Failure::Locked("row".into()), 503, "locked"),
+        (Failure::NotBegun, 503, "timeout"),
+        (Failure::Spooling, 503, "spooling"),
+        (Failure::Journal("full".into()), 503, "journal"),
     ];
     for (failure, status, code) in cases {
-        *node.intake.mary.lock().expect("lock") = Some(failure.clone());
+        *node.intake.mary.lock().expect("lock") = Some(Answer::Failed(failure.clone()));
         let reply = node.post(r#"{"statement":"add_kills","params":["mary",1]}"#);
         assert_eq!((reply.status, reply.code().as_str()), (status, code));
         assert_eq!(reply.message(), failure.to_string());
@@ -386,7 +393,7 @@ fn an_array_is_answered_element_by_element_in_order() {
     assert_eq!(reply.status, 200);
     assert_eq!(reply.json()[1]["seq"], 2);
 
-    *node.intake.mary.lock().expect("lock") = Some(Failure::Refused("no".into()));
+    *node.intake.mary.lock().expect("lock") = Some(Answer::Failed(Failure::Refused("no".into())));
     let mixed = json!([good("c"), {"statement": "nope"}, good("mary"), 7, {"statement": "add_kills", "x": 1}, good("d")]);
     let reply = node.post(format!(" \n{mixed}"));
     assert_eq!(reply.status, 207);

@@ -378,6 +378,36 @@ impl<D: Disk> Journal<D> {
         Err(damaged(expected.unwrap_or(trimmed + 1)))
     }
 
+    /// Shows all entries that wait, oldest first, and changes nothing. What can't be read is left
+    /// out: [`Journal::peek`] reports it.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`].
+    pub fn scan(&self, mut sink: impl FnMut(&Entry)) -> Result<(), JournalError> {
+        let trimmed = self.progress.trimmed;
+        let mut bytes = Vec::new();
+        for segment in self.segments.iter().filter(|s| s.last > trimmed) {
+            let path = &segment.path;
+            let file = self.disk.open(path).map_err(failed("open", path))?;
+            bytes.clear();
+            file.read_range(&mut bytes, 0, segment.end)
+                .map_err(failed("read", path))?;
+            for piece in Pieces::new(&bytes, HEADER, segment.id, segment.first) {
+                if let Piece::Record(record, _, _) = piece
+                    && record.number > trimmed
+                    && record.number <= segment.last
+                {
+                    sink(&Entry {
+                        number: record.number,
+                        at_ms: record.at_ms,
+                        payload: record.payload.to_vec(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The first number in `from..to` that is not known to be lost.
     fn first_readable(&self, from: u64, to: u64) -> Option<u64> {
         let mut at = from;
@@ -462,6 +492,12 @@ impl<D: Disk> Journal<D> {
     #[must_use]
     pub fn entries(&self) -> u64 {
         live(self.progress.trimmed, self.next, &self.lost)
+    }
+
+    /// Whether a disk error has ended all appending ([`JournalError::Latched`]).
+    #[must_use]
+    pub fn is_latched(&self) -> bool {
+        self.latch.is_some()
     }
 
     /// Bytes of all segments.

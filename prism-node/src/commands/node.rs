@@ -70,7 +70,9 @@ fn serve(
     Server::start(ServerConfig {
         address: node.http,
         node: node.name.clone(),
+        region: config.region(node.region).name.clone(),
         token,
+        await_timeout: config.limits.await_timeout,
         max_update: usize::try_from(config.limits.max_update).unwrap_or(usize::MAX),
         patience: Patience::default(),
         binder: config.catalogue.clone(),

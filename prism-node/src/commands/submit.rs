@@ -45,22 +45,43 @@ pub fn run(args: &SubmitArgs) -> Result<(), CliError> {
             Err(ClientError::Unreachable { refused: true, .. }) if started.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(100));
             }
-            Err(e) => return Err(explain(e, args, node, id)),
+            Err(e) => {
+                // It was taken, and then undone: that is an outcome as well.
+                if let ClientError::Refused { body, .. } = &e
+                    && body.get("outcome").is_some()
+                {
+                    let said = if args.json {
+                        body.to_string()
+                    } else {
+                        line(body)
+                    };
+                    writeln!(stdout(), "{said}")?;
+                }
+                return Err(explain(e, args, node, id));
+            }
         }
     };
     let mut out = stdout().lock();
     if args.json {
         writeln!(out, "{answer}")?;
     } else {
-        let seq = answer.get("seq").and_then(Value::as_u64);
-        let outcome = answer.get("outcome").and_then(Value::as_str);
-        let outcome = outcome.unwrap_or("unknown");
-        match seq {
-            Some(seq) => writeln!(out, "seq={seq} outcome={outcome}")?,
-            None => writeln!(out, "outcome={outcome}")?,
-        }
+        writeln!(out, "{}", line(&answer))?;
     }
     Ok(())
+}
+
+/// `seq=17 outcome=committed`
+fn line(answer: &Value) -> String {
+    let mut line = String::new();
+    if let Some(seq) = answer.get("seq").and_then(Value::as_u64) {
+        line += &format!("seq={seq} ");
+    }
+    let word = |key| answer.get(key).and_then(Value::as_str);
+    line += &format!("outcome={}", word("outcome").unwrap_or("unknown"));
+    if let Some(region) = word("region") {
+        line += &format!(" region={region}");
+    }
+    line
 }
 
 fn explain(e: ClientError, args: &SubmitArgs, node: &Node, id: Uuid) -> CliError {
@@ -72,7 +93,7 @@ fn explain(e: ClientError, args: &SubmitArgs, node: &Node, id: Uuid) -> CliError
             node.name
         ),
         ClientError::Refused { ref error, .. } if error.code == "outcome_unknown" => format!(
-            "{e}\n    it may have been committed: look at the data before you submit it again (request_id {id})"
+            "{e}\n    submit it again with --id {id}: it is executed once, however often it is asked for"
         ),
         e => format!("node {}: {e}", node.name),
     })

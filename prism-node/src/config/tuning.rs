@@ -51,6 +51,30 @@ impl Builder<'_> {
         retry
     }
 
+    fn count(
+        &self,
+        section: &mut Section<'_, '_>,
+        key: &'static str,
+        default: u32,
+        min: u32,
+        max: u32,
+    ) -> u32 {
+        let Some(given) = section.integer(key, default.into()) else {
+            return default;
+        };
+        match u32::try_from(*given.get_ref()) {
+            Ok(n) if (min..=max).contains(&n) => n,
+            _ => {
+                self.problems.at(
+                    &given.span(),
+                    format!("{key} = {} is out of range", given.get_ref()),
+                    format!("choose between {min} and {max}; the default is {default}"),
+                );
+                default
+            }
+        }
+    }
+
     pub(super) fn limits(&self, mut section: Section<'_, '_>) -> Limits {
         let d = Limits::default();
         let max_update = self.size(
@@ -72,6 +96,8 @@ impl Builder<'_> {
                 Duration::from_millis(10),
                 Duration::from_secs(600),
             ),
+            max_awaits: self.count(&mut section, "max_awaits", d.max_awaits, 1, 1000),
+            max_journal: self.size(&mut section, "max_journal", d.max_journal, 1 << 20, 1 << 44),
         };
         section.finish();
         limits

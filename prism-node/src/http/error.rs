@@ -52,12 +52,17 @@ impl HttpError {
 impl From<Failure> for HttpError {
     fn from(failure: Failure) -> Self {
         let (status, code) = match failure {
-            Failure::Refused(_) => (StatusCode::CONFLICT, "refused"),
+            Failure::Refused(_) | Failure::RefusedAt(..) => (StatusCode::CONFLICT, "refused"),
+            Failure::NeedsUndo(_) => (StatusCode::BAD_REQUEST, "needs_undo"),
             Failure::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Failure::RequestReused => (StatusCode::UNPROCESSABLE_ENTITY, "request_id_reused"),
             Failure::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
             Failure::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "database_not_ready"),
             Failure::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Failure::Locked(_) => (StatusCode::SERVICE_UNAVAILABLE, "locked"),
+            Failure::NotBegun => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),
+            Failure::Spooling => (StatusCode::SERVICE_UNAVAILABLE, "spooling"),
+            Failure::Journal(_) => (StatusCode::SERVICE_UNAVAILABLE, "journal"),
             Failure::Unknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown"),
             Failure::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         };
@@ -72,8 +77,12 @@ impl IntoResponse for HttpError {
 }
 
 pub(super) fn with_status(status: StatusCode, body: &ErrorBody) -> Response {
-    let json = axum::Json(serde_json::json!({ "error": body }));
-    let mut response = (status, json).into_response();
+    with_body(status, serde_json::json!({ "error": body }))
+}
+
+/// A JSON answer with the headers that its status wants.
+pub(super) fn with_body(status: StatusCode, body: serde_json::Value) -> Response {
+    let mut response = (status, axum::Json(body)).into_response();
     let headers = response.headers_mut();
     match status {
         StatusCode::SERVICE_UNAVAILABLE => {

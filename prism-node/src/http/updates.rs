@@ -1,10 +1,11 @@
-//! `POST /v1/updates`: one update or an array, each checked, numbered and answered on its own.
+//! `POST /v1/updates`: one update or an array, each checked, numbered and answered on its own; and
+//! `GET /v1/updates/{request_id}`: what became of one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -14,10 +15,18 @@ use uuid::Uuid;
 use super::App;
 use super::bind::Unbound;
 use super::error::HttpError;
+use super::outcome::{Reply, found, reply};
 use crate::intake::{Answer, Failure, Mode, NewUpdate};
 
 /// Longest wait for the local database; the worker's own deadlines are shorter.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What an update that has begun gets beyond its caller's timeout: the answer is worth more than
+/// the moment.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The same for an awaited one, which has to be finished or undone in the database.
+const AWAIT_GRACE: Duration = Duration::from_secs(15);
 
 /// Updates in one array.
 const MAX_ARRAY: usize = 1000;
@@ -106,10 +115,10 @@ fn too_large(limit: usize) -> HttpError {
 async fn one(app: &App, bytes: &[u8]) -> Result<Response, HttpError> {
     let body = serde_json::from_slice(bytes).map_err(|e| bad_json(&e))?;
     let update = check(app, body)?;
-    let request_id = update.request_id;
+    let (request_id, mode) = (update.request_id, update.mode);
     let answer = hand_over(app, vec![update]).await?.pop();
-    let answer = answer.unwrap_or_else(lost);
-    Ok((StatusCode::OK, axum::Json(outcome(answer, request_id)?)).into_response())
+    let reply = reply(answer.unwrap_or_else(lost), request_id, mode);
+    Ok(reply.into_response())
 }
 
 async fn many(app: &App, bytes: &[u8]) -> Result<Response, HttpError> {
@@ -133,7 +142,7 @@ async fn many(app: &App, bytes: &[u8]) -> Result<Response, HttpError> {
             .and_then(|body| check(app, body));
         results.push(match checked {
             Ok(update) => {
-                ids.push(update.request_id);
+                ids.push((update.request_id, update.mode));
                 updates.push(update);
                 None
             }
@@ -155,20 +164,21 @@ async fn many(app: &App, bytes: &[u8]) -> Result<Response, HttpError> {
     let body: Vec<serde_json::Value> = results
         .into_iter()
         .map(|refused| {
-            let result = match refused {
-                Some(e) => Err(e),
+            let reply = match refused {
+                Some(e) => Reply::from(e),
                 None => {
                     let answer = match &shared {
                         Some(failure) => Answer::Failed(failure.clone()),
                         None => answers.next().unwrap_or_else(lost),
                     };
-                    outcome(answer, ids.next().unwrap_or_default())
+                    let (id, mode) = ids.next().unwrap_or_default();
+                    reply(answer, id, mode)
                 }
             };
-            result.unwrap_or_else(|e| {
+            if !reply.status.is_success() {
                 status = StatusCode::MULTI_STATUS;
-                serde_json::json!({ "error": e.body })
-            })
+            }
+            reply.body
         })
         .collect();
     Ok((status, axum::Json(body)).into_response())
@@ -179,13 +189,6 @@ fn bad_json(e: &serde_json::Error) -> HttpError {
 }
 
 fn check(app: &App, body: Submitted) -> Result<NewUpdate, HttpError> {
-    if body.mode == Mode::Await {
-        return Err(HttpError::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "await_not_built",
-            "mode \"await\" is not built yet; use \"background\" and watch the lanes in /v1/status",
-        ));
-    }
     Ok(NewUpdate {
         params: app.binder.bind(&body.statement, &body.params)?,
         statement: body.statement,
@@ -196,21 +199,22 @@ fn check(app: &App, body: Submitted) -> Result<NewUpdate, HttpError> {
 }
 
 async fn hand_over(app: &App, updates: Vec<NewUpdate>) -> Result<Vec<Answer>, Failure> {
-    let patience = updates
-        .iter()
-        .filter_map(|u| u.timeout)
-        .max()
-        .unwrap_or(ANSWER_TIMEOUT)
-        .min(ANSWER_TIMEOUT);
-    let answers = app.intake.submit(updates)?;
-    match tokio::time::timeout(patience, answers).await {
-        Ok(Ok(answers)) => Ok(answers),
-        Ok(Err(_)) => Err(Failure::Unknown("the node stopped meanwhile".to_owned())),
-        Err(_) => Err(Failure::Unknown(format!(
-            "the database did not answer within {} ms and may still commit",
-            patience.as_millis()
-        ))),
+    let (mut patience, mut grace) = (Duration::ZERO, GRACE);
+    for update in &updates {
+        let wait = update.timeout.unwrap_or(match update.mode {
+            Mode::Background => ANSWER_TIMEOUT,
+            Mode::Await => app.await_timeout,
+        });
+        match update.mode {
+            Mode::Background => patience = patience.max(wait.min(ANSWER_TIMEOUT)),
+            // One after the other.
+            Mode::Await => {
+                patience += wait.min(app.await_timeout);
+                grace = AWAIT_GRACE;
+            }
+        }
     }
+    app.intake.submit(updates)?.within(patience, grace).await
 }
 
 /// The runtime owes one answer per update.
@@ -218,13 +222,21 @@ fn lost() -> Answer {
     Answer::Failed(Failure::Unknown("the node gave no answer".to_owned()))
 }
 
-fn outcome(answer: Answer, request_id: Uuid) -> Result<serde_json::Value, HttpError> {
-    match answer {
-        Answer::Committed { seq } => Ok(serde_json::json!({
-            "seq": seq.0,
-            "outcome": "committed",
-            "request_id": request_id,
-        })),
-        Answer::Failed(failure) => Err(failure.into()),
-    }
+pub(super) async fn find(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Response, HttpError> {
+    let id: Uuid = id.parse().map_err(|e| {
+        HttpError::bad_request("bad_request_id", format!("not a request_id (a UUID): {e}"))
+    })?;
+    let asked = tokio::time::timeout(ANSWER_TIMEOUT, app.intake.find(id)?).await;
+    let answer = match asked {
+        Ok(Ok(answer)) => answer?,
+        Ok(Err(_)) => return Err(Failure::Draining.into()),
+        Err(_) => {
+            let why = "it did not answer in time".to_owned();
+            return Err(Failure::Unavailable(why).into());
+        }
+    };
+    Ok(found(answer, id, &app.region).into_response())
 }

@@ -34,6 +34,14 @@ pub(crate) mod name {
     pub(crate) const DIRECT: &str = "direct";
     /// The own database cannot be used.
     pub(crate) const DATABASE: &str = "database";
+    /// The journal takes no more updates: it has reached its limit, or the disk is full.
+    pub(crate) const JOURNAL_FULL: &str = "journal-full";
+    /// The journal takes no more updates: a write or fsync has failed.
+    pub(crate) const JOURNAL_LATCHED: &str = "journal-latched";
+    /// What had been durable in the journal is damaged.
+    pub(crate) const JOURNAL_DAMAGED: &str = "journal-damaged";
+    /// The database answers, but the journal's oldest update cannot be run yet.
+    pub(crate) const JOURNAL_STUCK: &str = "journal-stuck";
     /// A part of this node has stopped.
     pub(crate) const WORKER: &str = "worker-died";
 }
@@ -101,6 +109,11 @@ impl Alarms {
         if self.active.remove(&(name, subject.to_owned())).is_some() {
             self.changed(name, subject, None);
         }
+    }
+
+    /// Whether an alarm of that name stands, whatever it is about.
+    pub(crate) fn stands(&self, name: &str) -> bool {
+        self.active.keys().any(|(standing, _)| *standing == name)
     }
 
     fn changed(&mut self, name: &'static str, subject: &str, raised: Option<(String, String)>) {

@@ -49,6 +49,19 @@ pub(crate) struct Counters {
     pub(crate) notices_lost: u64,
 }
 
+/// The file spool.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct JournalFigures {
+    /// Updates that wait in it.
+    pub(crate) entries: u64,
+    /// Bytes on disk.
+    pub(crate) bytes: u64,
+    /// When the oldest was accepted.
+    pub(crate) oldest: Option<SystemTime>,
+    /// A disk error has ended all appending.
+    pub(crate) latched: bool,
+}
+
 /// Everything behind the lock.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -72,14 +85,26 @@ pub(crate) struct State {
     pub(crate) alarms: Alarms,
     /// Unresolved dead letters.
     pub(crate) rejected: u64,
-    /// Why updates cannot be accepted.
+    /// The file spool.
+    pub(crate) journal: JournalFigures,
+    /// Why the database takes no updates.
     pub(crate) unready: Option<String>,
+    /// It is away, or read-only, or full: the journal takes the updates meanwhile.
+    pub(crate) away: bool,
     /// Why this node is of no use until it is restarted: no good news later takes it back.
     pub(crate) broken: Option<String>,
     /// Shutting down.
     pub(crate) draining: bool,
     /// Figures.
     pub(crate) counters: Counters,
+}
+
+impl State {
+    /// Whether updates are taken although the database takes none: into the journal.
+    fn spools(&self) -> bool {
+        let full = self.alarms.stands(name::JOURNAL_FULL);
+        self.away && !self.journal.latched && !full
+    }
 }
 
 /// See the module.
@@ -205,6 +230,12 @@ impl Board {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
+    }
+
+    /// Up to here a peer's database has committed the own stream, and nothing of it is refused
+    /// there that is not known here.
+    pub(crate) fn confirmed(&self, state: &State, peer: RegionId) -> Seq {
+        acked(state, &self.names, peer)
     }
 
     /// Lanes of the region with what remains for each: `(peer, updates)`.
@@ -356,7 +387,10 @@ impl status::Board for Board {
             lanes: lanes.collect(),
             inlets: inlets.collect(),
             alarms: state.alarms.list(),
-            journal: status::Journal::default(),
+            journal: status::Journal {
+                entries: state.journal.entries,
+                bytes: state.journal.bytes,
+            },
             rejected: state.rejected,
         }
     }
@@ -366,7 +400,11 @@ impl status::Board for Board {
         if state.draining {
             return Err("this node is shutting down".to_owned());
         }
-        match state.broken.as_ref().or(state.unready.as_ref()) {
+        if let Some(why) = &state.broken {
+            return Err(why.clone());
+        }
+        match &state.unready {
+            Some(_) if state.spools() => Ok(()),
             Some(why) => Err(why.clone()),
             None => Ok(()),
         }
@@ -374,6 +412,7 @@ impl status::Board for Board {
 
     fn metrics(&self) -> String {
         let status = self.status();
+        let ready = self.ready().is_ok();
         let state = self.lock();
         let figures = metrics::Figures {
             counters: state.counters,
@@ -384,7 +423,8 @@ impl status::Board for Board {
             inbox_bytes: state.snapshot.inbox_bytes,
             sessions: state.snapshot.sessions.iter().filter(|s| **s).count() as u64,
             drift: state.inlets.iter().map(|i| i.drift).sum(),
-            ready: state.broken.is_none() && state.unready.is_none() && !state.draining,
+            ready,
+            journal: state.journal,
         };
         drop(state);
         metrics::encode(&status, &figures)

@@ -1,6 +1,7 @@
 //! An orderly end: refuse, deliver, hand over, stop.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use prism_net::Command;
@@ -21,13 +22,16 @@ pub struct DrainReport {
     pub remaining: Vec<(String, u64)>,
     /// Callers' updates that got no answer.
     pub unanswered: usize,
+    /// Updates in the journal. They are on this node's disk: this node runs them when it is
+    /// started again.
+    pub spooled: u64,
 }
 
 impl DrainReport {
     /// Whether everything was delivered.
     #[must_use]
     pub fn complete(&self) -> bool {
-        self.remaining.is_empty() && self.unanswered == 0
+        self.remaining.is_empty() && self.unanswered == 0 && self.spooled == 0
     }
 }
 
@@ -43,6 +47,13 @@ impl fmt::Display for DrainReport {
         if self.unanswered > 0 {
             write!(f, "; {} submitted updates got no answer", self.unanswered)?;
         }
+        if self.spooled > 0 {
+            write!(
+                f,
+                "; {} updates wait in this node's journal and run when it is started again",
+                self.spooled
+            )?;
+        }
         f.write_str("; what is committed is stored and goes on with the next start or a sibling")
     }
 }
@@ -57,8 +68,12 @@ impl Runtime {
         self.queue.close();
         self.threads.finished("submit", deadline);
         let unanswered = self.queue.len();
-        self.board
-            .wait_until(deadline, |state| !self.board.delivering(state));
+        // The journal first: it empties as long as the database answers.
+        self.board.wait_until(deadline, |state| {
+            (state.journal.entries == 0 || state.unready.is_some()) && !self.board.delivering(state)
+        });
+        self.stop.store(true, Ordering::Relaxed);
+        let spooled = self.spool.entries();
         let remaining = self.board.remaining(&self.board.lock());
         let _ = self.outbox.try_send(OutboxJob::Stop);
         let leave = Instant::now() + LEAVE;
@@ -74,6 +89,7 @@ impl Runtime {
         DrainReport {
             remaining,
             unanswered,
+            spooled,
         }
     }
 }
@@ -87,6 +103,7 @@ mod tests {
         let mut report = DrainReport {
             remaining: vec![],
             unanswered: 0,
+            spooled: 0,
         };
         assert_eq!(report.to_string(), "everything is delivered");
         report.remaining = vec![("EU".into(), 3), ("AS".into(), 1)];

@@ -2,6 +2,9 @@
 //!
 //! ```text
 //!   Intake --> queue --> submit worker ------+ Committed
+//!                          |                 |
+//!             database away v                |
+//!                        journal --> replayer+
 //!                                            v
 //!   peers <==== UDP ====> loop thread (prism_net::Driver + LoopHost)
 //!                          |        |        |         |
@@ -13,30 +16,39 @@
 //! Every worker has its own connection; a database that hangs stops its worker and nothing else.
 
 mod alarms;
+mod answer;
 mod board;
 mod direct;
 mod drain;
+mod entry;
+mod find;
 mod host;
 mod inlet;
 mod keeper;
 mod leases;
 mod names;
 mod outbox;
+mod publish;
 mod queue;
+mod replay;
 mod reporter;
+mod spool;
 mod start;
 mod submit;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod ticket;
 
-pub(crate) use board::Counters;
+pub(crate) use board::{Counters, JournalFigures};
 pub use drain::DrainReport;
+pub use spool::SpoolError;
 pub use start::StartError;
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::SyncSender;
 
 use prism_net::Handle;
@@ -53,6 +65,9 @@ pub struct Runtime {
     outbox: SyncSender<outbox::OutboxJob>,
     leases: SyncSender<leases::LeaseJob>,
     keeper: SyncSender<keeper::KeeperJob>,
+    spool: Arc<spool::Spool>,
+    /// Ends the workers that no channel ends.
+    stop: Arc<AtomicBool>,
     threads: threads::Threads,
     /// Locked while this process uses the data directory.
     _lock: File,

@@ -194,6 +194,7 @@ impl OutboxWorker {
             Ok(()) => {
                 let mut state = self.board.lock();
                 let was = state.unready.take();
+                state.away = false;
                 state.alarms.clear(name::DATABASE, "");
                 drop(state);
                 if was.is_some() {
@@ -295,6 +296,7 @@ impl OutboxWorker {
         let mut state = self.board.lock();
         state.counters.database_errors += 1;
         state.unready = Some(format!("{error}; {remedy}"));
+        state.away = error.is_away();
         state
             .alarms
             .raise(name::DATABASE, "", error.to_string(), remedy);

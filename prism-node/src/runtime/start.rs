@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -18,14 +19,18 @@ use prism_proto::{RegionId, Seq};
 use super::Runtime;
 use super::board::Board;
 use super::direct::DirectWorker;
+use super::find::{FindWorker, Finder};
 use super::host::LoopHost;
 use super::inlet::InletWorker;
 use super::keeper::Keeper;
 use super::leases::{Held, LeaseWorker, Stopped};
 use super::names::Names;
 use super::outbox::{Acks, OutboxWorker};
+use super::publish::Publisher;
 use super::queue::IntakeQueue;
+use super::replay::Replayer;
 use super::reporter::Reporter;
+use super::spool::{Spool, SpoolError};
 use super::submit::SubmitWorker;
 use super::threads::{Threads, Whole};
 use crate::config::{Config, Node};
@@ -78,6 +83,9 @@ pub enum StartError {
     /// Not this region's database, or not usable at all.
     #[error("the database of region {0} cannot be used: {1}")]
     Database(String, DbError),
+    /// The journal in the data directory.
+    #[error("cannot use the journal of this node: {0}")]
+    Journal(#[from] SpoolError),
     /// The operating system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
@@ -167,7 +175,20 @@ pub(super) fn start(
     let acks = Arc::new(Acks::default());
     let held = Arc::new(Held::default());
     let stopped = Arc::new(Stopped::default());
-    let queue = Arc::new(IntakeQueue::new(INTAKE, INTAKE_BYTES));
+    let spool = Arc::new(Spool::open(
+        &data_dir.join("journal"),
+        config.limits.max_journal,
+        config.limits.max_update as usize,
+        Arc::clone(&board),
+    )?);
+    let (finder, questions) = Finder::new();
+    let queue = Arc::new(IntakeQueue::new(
+        INTAKE,
+        INTAKE_BYTES,
+        Arc::clone(&config.catalogue),
+        Arc::clone(&spool),
+        finder,
+    ));
     let whole = Whole {
         board: Arc::clone(&board),
         queue: Arc::clone(&queue),
@@ -211,16 +232,32 @@ pub(super) fn start(
     );
     threads.spawn("keeper", move || worker.run())?;
 
+    let publisher = Publisher::new(handle.clone(), Arc::clone(&board), outbox.clone());
+    let stop = Arc::new(AtomicBool::new(false));
     let worker = SubmitWorker {
         queue: Arc::clone(&queue),
         database: opener.own(own, LOCK)?,
-        catalogue: Arc::clone(&config.catalogue),
-        handle: handle.clone(),
+        spool: Arc::clone(&spool),
         board: Arc::clone(&board),
-        outbox: outbox.clone(),
-        looked: None,
+        publisher: publisher.clone(),
     };
     threads.spawn("submit", move || worker.run())?;
+    let worker = Replayer {
+        spool: Arc::clone(&spool),
+        database: opener.own(own, LOCK)?,
+        catalogue: Arc::clone(&config.catalogue),
+        publisher,
+        board: Arc::clone(&board),
+        stop: Arc::clone(&stop),
+    };
+    threads.spawn("journal", move || worker.run())?;
+    let worker = FindWorker {
+        questions,
+        database: opener.own(own, LOCK)?,
+        board: Arc::clone(&board),
+        stop: Arc::clone(&stop),
+    };
+    threads.spawn("find", move || worker.run())?;
 
     let (notices, notice_jobs) = sync_channel(NOTICES);
     let reporter = Reporter {
@@ -267,6 +304,8 @@ pub(super) fn start(
         outbox,
         leases,
         keeper,
+        spool,
+        stop,
         threads,
         _lock: lock,
     })

@@ -82,8 +82,7 @@ fn bump(node: &Runtime) -> Result<Vec<Answer>, Failure> {
         mode: Mode::Background,
         timeout: None,
     };
-    let answers = node.intake().submit(vec![update])?;
-    Ok(answers.blocking_recv().expect("an answer"))
+    node.intake().submit(vec![update])?.wait()
 }
 
 fn holder(node: &Runtime) -> Option<String> {

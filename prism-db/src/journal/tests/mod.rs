@@ -9,8 +9,7 @@ mod real;
 
 use std::path::Path;
 
-use super::frame::{HEADER, Piece, Pieces};
-use super::{Disk, DiskFile, Entry, Journal, JournalError, Options};
+use super::{Entry, Journal, JournalError, Options};
 use memory::MemDisk;
 
 const DIR: &str = "/j";
@@ -38,23 +37,7 @@ fn payload(n: u64) -> Vec<u8> {
 /// Everything that waits, without forgetting any of it.
 fn waiting(journal: &Journal<MemDisk>) -> Vec<Entry> {
     let mut out: Vec<Entry> = Vec::new();
-    for segment in &journal.segments {
-        let mut bytes = Vec::new();
-        let file = journal.disk.open(&segment.path).expect("segment");
-        file.read_range(&mut bytes, 0, segment.end).expect("read");
-        for piece in Pieces::new(&bytes, HEADER, segment.id, segment.first) {
-            if let Piece::Record(record, ..) = piece
-                && record.number > journal.progress.trimmed
-                && record.number <= segment.last
-            {
-                out.push(Entry {
-                    number: record.number,
-                    at_ms: record.at_ms,
-                    payload: record.payload.to_vec(),
-                });
-            }
-        }
-    }
+    journal.scan(|entry| out.push(entry.clone())).expect("read");
     out
 }
 

@@ -1,0 +1,64 @@
+//! What is committed goes to the loop, from whichever thread has committed it.
+
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prism_db::Committed;
+use prism_net::{Batch, Command, Handle};
+
+use super::board::Board;
+use super::outbox::OutboxJob;
+
+/// The outbox worker is asked to look at the database this often. Updates that cannot be taken may
+/// come by the thousand (a missing table), and its queue is there for the lanes.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// See the module.
+#[derive(Clone)]
+pub(super) struct Publisher {
+    handle: Handle,
+    board: Arc<Board>,
+    outbox: SyncSender<OutboxJob>,
+    /// When the outbox worker was last asked to look.
+    looked: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Publisher {
+    pub(super) fn new(handle: Handle, board: Arc<Board>, outbox: SyncSender<OutboxJob>) -> Self {
+        Self {
+            handle,
+            board,
+            outbox,
+            looked: Arc::default(),
+        }
+    }
+
+    /// Hands it to the loop, in runs of consecutive numbers (a sibling may have taken some in
+    /// between).
+    pub(super) fn publish<'a>(&self, committed: impl IntoIterator<Item = &'a Committed>) {
+        let mut committed: Vec<&Committed> = committed.into_iter().collect();
+        committed.sort_unstable_by_key(|c| c.seq);
+        if let Some(last) = committed.last() {
+            self.board.tail(last.seq);
+        }
+        for run in committed.chunk_by(|a, b| b.seq == a.seq.next()) {
+            let mut payloads = Batch::default();
+            payloads.reset(run[0].seq);
+            for committed in run {
+                payloads.push(&committed.update.encode());
+            }
+            self.handle.send(Command::Committed(payloads));
+        }
+    }
+
+    /// Something is wrong with the database: the outbox worker looks at it, finds out what it is
+    /// and says so.
+    pub(super) fn look(&self) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            *looked = Some(Instant::now());
+            let _ = self.outbox.try_send(OutboxJob::Look);
+        }
+    }
+}
