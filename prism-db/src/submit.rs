@@ -38,6 +38,10 @@ pub enum SubmitError {
     /// To be tried again on a connection of its own, with more patience.
     #[error("the update waits for a lock: {0}")]
     Blocked(String),
+    /// One before it is blocked, and it must not overtake that one; or so many are blocked that
+    /// the rest of the batch was not tried. The same again.
+    #[error("an update before this one waits for a lock; this one was not tried")]
+    NotTried,
     /// The request id is on record with the same content: this is what became of it.
     #[error("the request has been submitted before")]
     Repeated(crate::RequestRow),
@@ -59,19 +63,34 @@ pub enum SubmitError {
 /// A statement that fails, or waits too long for a lock, is left out: what stands before it is
 /// committed, and it goes on behind it. So each update is executed at most about twice, however
 /// many of them are bad. Requests that are on record are answered with what became of them.
-pub fn submit(db: &mut dyn Database, batch: &[Submission]) -> Vec<Result<Committed, SubmitError>> {
+pub fn submit(db: &mut dyn Database, batch: &[Submission]) -> Vec<Answer> {
+    let chains: Vec<usize> = (0..batch.len()).collect();
+    submit_chains(db, batch, &chains)
+}
+
+/// The same for updates of which some must not overtake others: those with the same number in
+/// `chains` (one for each of `batch`). Behind one that is [`SubmitError::Blocked`] the others of
+/// its chain are [`SubmitError::NotTried`].
+pub fn submit_chains(db: &mut dyn Database, batch: &[Submission], chains: &[usize]) -> Vec<Answer> {
     // Every update needs an id, by which it is found again after an ambiguous COMMIT.
     let batch: Vec<_> = batch.iter().cloned().map(identified).collect();
     let mut run = Run {
         db,
         answers: Vec::with_capacity(batch.len()),
         patience: PATIENCE,
+        blocked: HashSet::new(),
     };
+    let mut chains = chains;
     for part in distinct(&batch) {
-        run.all(part);
+        let (these, later) = chains.split_at(part.len().min(chains.len()));
+        run.all(part, these);
+        chains = later;
     }
     run.answers
 }
+
+/// What became of one submission.
+type Answer = Result<Committed, SubmitError>;
 
 fn identified(mut submission: Submission) -> Submission {
     if submission.request_id.is_none() {
@@ -99,8 +118,10 @@ fn distinct(batch: &[Submission]) -> Vec<&[Submission]> {
 
 struct Run<'a> {
     db: &'a mut dyn Database,
-    answers: Vec<Result<Committed, SubmitError>>,
+    answers: Vec<Answer>,
     patience: u32,
+    /// Chains of which one is blocked.
+    blocked: HashSet<usize>,
 }
 
 /// What a failure leaves to be tried.
@@ -119,46 +140,65 @@ enum Next {
 
 impl Run<'_> {
     /// Answers the whole of `batch`.
-    fn all(&mut self, batch: &[Submission]) {
-        let mut rest = batch;
-        while !rest.is_empty() {
+    fn all(&mut self, batch: &[Submission], chains: &[usize]) {
+        let (mut batch, mut chains) = (batch, chains);
+        while !batch.is_empty() {
             let before = self.answers.len();
-            self.step(rest);
+            self.step(batch, chains);
             // At least one: `step` ends with an answer or with a shorter batch.
-            let done = self.answers.len() - before;
-            rest = &rest[done.min(rest.len())..];
+            let done = (self.answers.len() - before).min(batch.len());
+            (batch, chains) = (&batch[done..], &chains[done.min(chains.len())..]);
         }
     }
 
     /// Tries the whole of `batch`; on failure answers as much of it as can be judged.
-    fn step(&mut self, batch: &[Submission]) {
+    fn step(&mut self, batch: &[Submission], chains: &[usize]) {
+        let behind = |(index, chain)| {
+            let behind = self.blocked.contains(chain);
+            behind.then_some((index, Err(SubmitError::NotTried)))
+        };
+        let behind: HashMap<usize, Answer> = chains.iter().enumerate().filter_map(behind).collect();
+        if !behind.is_empty() {
+            return self.all_but(batch, chains, behind);
+        }
         let error = match attempt(self.db, batch) {
             Ok(committed) => return self.answers.extend(committed.into_iter().map(Ok)),
             Err(DbError::Repeated(known)) if !known.is_empty() => {
-                return self.all_but(batch, known);
+                let known = known.into_iter().map(|k| (k.index, Err(on_record(k))));
+                return self.all_but(batch, chains, known.collect());
             }
             Err(error) => error,
         };
         match self.next(&error, batch.len()) {
-            Next::Nothing => self.answer(batch.len(), &error),
+            Next::Nothing => match judge(&error) {
+                blocked @ SubmitError::Blocked(_) => {
+                    self.answers.push(Err(blocked));
+                    self.not_tried(batch.len() - 1);
+                }
+                _ => self.answer(batch.len(), &error),
+            },
             Next::Without(index) => {
                 // What stands before it ran without an error: commit that first, for the order.
-                self.all(&batch[..index]);
+                self.all(&batch[..index], &chains[..index]);
                 self.answer(1, &error);
             }
             Next::Blocked(index) => {
-                self.all(&batch[..index]);
+                self.all(&batch[..index], &chains[..index]);
                 self.answer(1, &error);
+                self.blocked.insert(chains[index]);
                 self.patience = self.patience.saturating_sub(1);
                 if self.patience == 0 {
-                    self.answer(batch.len() - index - 1, &error);
+                    self.not_tried(batch.len() - index - 1);
                 }
             }
             Next::Before(index) => {
-                self.all(&batch[..index]);
+                self.all(&batch[..index], &chains[..index]);
                 self.answer(batch.len() - index, &error);
             }
-            Next::Half => self.all(&batch[..batch.len() / 2]),
+            Next::Half => {
+                let half = batch.len() / 2;
+                self.all(&batch[..half], &chains[..half]);
+            }
         }
     }
 
@@ -196,28 +236,40 @@ impl Run<'_> {
         }
     }
 
+    fn not_tried(&mut self, count: usize) {
+        let answers = std::iter::repeat_n(Err(SubmitError::NotTried), count);
+        self.answers.extend(answers);
+    }
+
     fn answer(&mut self, count: usize, error: &DbError) {
         let answers = std::iter::repeat_with(|| Err(judge(error))).take(count);
         self.answers.extend(answers);
     }
 
-    /// Answers those that are on record with what is known of them, and tries the others.
-    fn all_but(&mut self, batch: &[Submission], known: Vec<Repeat>) {
-        let mut known: HashMap<usize, Repeat> = known.into_iter().map(|k| (k.index, k)).collect();
-        let is_new = |&(index, _): &(usize, &Submission)| !known.contains_key(&index);
-        let rest: Vec<_> = batch.iter().enumerate().filter(is_new).collect();
-        let rest: Vec<_> = rest.into_iter().map(|(_, s)| s.clone()).collect();
+    /// Answers those of which the answer is known, and tries the others.
+    fn all_but(
+        &mut self,
+        batch: &[Submission],
+        chains: &[usize],
+        mut known: HashMap<usize, Answer>,
+    ) {
+        let rest: Vec<usize> = (0..batch.len())
+            .filter(|index| !known.contains_key(index))
+            .collect();
         let mut run = Run {
             db: &mut *self.db,
             answers: Vec::with_capacity(rest.len()),
             patience: self.patience,
+            blocked: std::mem::take(&mut self.blocked),
         };
-        run.all(&rest);
-        self.patience = run.patience;
+        let others: Vec<_> = rest.iter().map(|&index| batch[index].clone()).collect();
+        let their_chains: Vec<_> = rest.iter().map(|&index| chains[index]).collect();
+        run.all(&others, &their_chains);
+        (self.patience, self.blocked) = (run.patience, run.blocked);
         let mut others = run.answers.into_iter();
         for index in 0..batch.len() {
             match known.remove(&index) {
-                Some(known) => self.answers.push(Err(on_record(known))),
+                Some(answer) => self.answers.push(answer),
                 None => self.answers.extend(others.next()),
             }
         }

@@ -21,6 +21,7 @@ fn pattern(answers: &[Answer]) -> String {
         Err(SubmitError::NotReady(_)) => 'N',
         Err(SubmitError::Unknown(_)) => '?',
         Err(SubmitError::Blocked(_)) => 'B',
+        Err(SubmitError::NotTried) => '-',
         Err(SubmitError::Repeated(_)) => '=',
         Err(SubmitError::Reused) => '!',
     };

@@ -19,6 +19,7 @@ pub(super) fn of(board: &Board, result: Result<Committed, SubmitError>) -> Answe
         SubmitError::TooLarge { size, limit } => Failure::TooLarge { size, limit },
         SubmitError::Unavailable(why) => Failure::Unavailable(why),
         SubmitError::Blocked(why) => Failure::Locked(why),
+        SubmitError::NotTried => Failure::Busy,
         SubmitError::Repeated(_) | SubmitError::Reused => Failure::RequestReused,
         SubmitError::NotReady(why) => Failure::NotReady(why),
         SubmitError::Unknown(why) => Failure::Unknown(why),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use prism_db::catalogue::Catalogue;
-use prism_db::submit::{SubmitError, submit};
+use prism_db::submit::{SubmitError, submit_chains};
 use prism_db::{Committed, Database, DbError};
 
 use super::alarms::name;
@@ -131,7 +131,12 @@ impl Replayer {
             return step;
         }
         let submissions: Vec<_> = batch.iter().map(Entry::submission).collect();
-        let results = submit(self.database.as_mut(), &submissions);
+        // One chain: nothing overtakes what stands before it.
+        let results = submit_chains(
+            self.database.as_mut(),
+            &submissions,
+            &vec![0; submissions.len()],
+        );
         self.publisher.publish(results.iter().flatten());
         self.board.lock().counters.submitted += results.iter().flatten().count() as u64;
         for ((number, entry), result) in numbers.into_iter().zip(batch).zip(results) {
@@ -179,7 +184,9 @@ impl Replayer {
                 format!("the journal's oldest update ({}) waits: {why}", entry.name),
                 "end the transaction that holds the lock; it goes on by itself",
             )),
-            Err(SubmitError::Unavailable(_) | SubmitError::Unknown(_)) => Err(Stop::Away),
+            Err(SubmitError::Unavailable(_) | SubmitError::Unknown(_) | SubmitError::NotTried) => {
+                Err(Stop::Away)
+            }
         }
     }
 

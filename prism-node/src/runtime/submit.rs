@@ -124,6 +124,12 @@ impl SubmitWorker {
                 Ok(_)
                 | Err(SubmitError::Blocked(_) | SubmitError::Repeated(_) | SubmitError::Reused) => {
                 }
+                Err(
+                    SubmitError::Blocked(_)
+                    | SubmitError::NotTried
+                    | SubmitError::Repeated(_)
+                    | SubmitError::Reused,
+                ) => {}
             }
         }
         let mut state = self.board.lock();

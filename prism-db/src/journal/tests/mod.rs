@@ -9,7 +9,7 @@ mod real;
 
 use std::path::Path;
 
-use super::{Entry, Journal, JournalError, Options};
+use super::{Disk, Entry, Journal, JournalError, Options};
 use memory::MemDisk;
 
 const DIR: &str = "/j";
