@@ -318,6 +318,7 @@ mod tests {
             me: NodeId(0),
             own: RegionId(0),
             rank: 0,
+            siblings: 1,
             nodes: vec![("NA1".into(), RegionId(0))],
             regions: vec!["NA".into()],
         };

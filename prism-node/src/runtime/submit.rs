@@ -122,9 +122,7 @@ impl SubmitWorker {
                     | SubmitError::Unknown(_),
                 ) => wrong = true,
                 Ok(_)
-                | Err(SubmitError::Blocked(_) | SubmitError::Repeated(_) | SubmitError::Reused) => {
-                }
-                Err(
+                | Err(
                     SubmitError::Blocked(_)
                     | SubmitError::NotTried
                     | SubmitError::Repeated(_)
