@@ -7,12 +7,13 @@ use postgres::types::ToSql;
 use prism_proto::{Position, RegionKey, Seq};
 
 use super::fault::{self, Fault};
-use super::params::Params;
+use super::params::{Params, Uuid};
 use super::session::{Session, Statements, column};
-use super::{PgDatabase, position, unsigned};
+use super::submit::on_record;
+use super::{PgDatabase, held, position};
 use crate::chain::{self, Plan};
 use crate::{
-    ApplyItem, ApplyReport, ApplyRequest, DbError, Drift, ItemAction, RejectedRow, Update,
+    ApplyItem, ApplyReport, ApplyRequest, DbError, Digest, Drift, ItemAction, Update, Value,
 };
 
 /// Somebody else's progress makes us begin again with what is left; each round means progress.
@@ -21,7 +22,10 @@ const MAX_ROUNDS: usize = 64;
 const APPLY: &str = "SELECT r_outcome, r_epoch, r_applied, r_tag, r_item, r_state, r_message,
         r_detail, r_drift, r_drift_rows
     FROM prism.apply_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-        $17, $18, $19, $20, $21, $22, $23, $24)";
+        $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34)";
+
+/// SQLSTATE of a failure in a careful call: the hint holds outcome, item and the real SQLSTATE.
+const CAREFUL: &str = "PR004";
 
 /// The arguments, in the function's order.
 #[derive(Debug, Default)]
@@ -38,11 +42,21 @@ struct Batch {
     seen_key: Vec<i64>,
     seen_seq: Vec<i64>,
     lenient: bool,
+    name: String,
+    careful: bool,
+    requests: Vec<Option<Uuid>>,
+    bodies: Vec<Option<Vec<u8>>>,
+    undo_item: Vec<i32>,
+    undo_seq: Vec<i64>,
+    undo_request: Vec<Option<Uuid>>,
+    undo_body: Vec<Option<Vec<u8>>>,
     reject_seq: Vec<i64>,
     reject_statement: Vec<Vec<u8>>,
     reject_update: Vec<Vec<u8>>,
     reject_state: Vec<String>,
     reject_message: Vec<String>,
+    reject_request: Vec<Option<Uuid>>,
+    reject_told: Vec<bool>,
     params: Params,
 }
 
@@ -77,8 +91,9 @@ impl PgDatabase {
             return Ok(ApplyReport::Gap { position });
         }
         let mut start = 0;
+        let mut careful = false;
         for _ in 0..MAX_ROUNDS {
-            let answer = self.apply_items(request, start)?;
+            let answer = self.apply_items(request, start, careful)?;
             let index = start + answer.item;
             match answer.outcome.as_str() {
                 "done" => {
@@ -99,6 +114,8 @@ impl PgDatabase {
                         }
                     }
                 }
+                // A request of the batch is on record already: find out which, and leave it out.
+                "careful" if !careful => careful = true,
                 "unknown" => return Err(unknown(request.stream)),
                 "behind" => {
                     let item = &request.items[index.min(request.items.len() - 1)];
@@ -144,12 +161,20 @@ impl PgDatabase {
         Ok(items.find_map(|item| chain::behind(&item.update, here)))
     }
 
-    fn apply_items(&mut self, request: &ApplyRequest<'_>, start: usize) -> Result<Answer, DbError> {
+    fn apply_items(
+        &mut self,
+        request: &ApplyRequest<'_>,
+        start: usize,
+        careful: bool,
+    ) -> Result<Answer, DbError> {
         self.connected()?;
         let items = &request.items[start..];
-        if items.iter().any(|item| {
-            item.action == ItemAction::Run && self.statements.get(&item.update.statement).is_none()
-        }) {
+        let unknown = |item: &ApplyItem| {
+            item.action == ItemAction::Run
+                && !is_notice(&item.update)
+                && self.statements.get(&item.update.statement).is_none()
+        };
+        if items.iter().any(unknown) {
             self.reload_statements()?;
         }
         let mut batch = build(items, &self.statements, |key| self.peers.contains_key(&key))
@@ -157,6 +182,8 @@ impl PgDatabase {
         request.stream.clone_into(&mut batch.stream);
         batch.epoch = request.epoch.0.cast_signed();
         batch.lenient = request.ignore_dependencies;
+        batch.careful = careful;
+        batch.name = held::application_name(request);
         self.call_once(move |session, _| {
             session.check()?;
             run(session, &batch)
@@ -217,36 +244,63 @@ fn build(
         let update = &item.update;
         batch.tags.push(update.tag.0.cast_signed());
         batch.hlc = batch.hlc.max(update.hlc.0.cast_signed());
-        batch.expect.push(update.rows.cast_signed());
+        let installed = statements.get(&update.statement);
+        let body = || installed.map(|i| i.body(&update.params).0.to_vec());
+        // The undo of a guarded statement finds what it finds.
+        let guarded = update.undoes.is_some() && installed.is_some_and(|i| i.is_absolute);
+        batch.expect.push(if guarded {
+            -1
+        } else {
+            update.rows.cast_signed()
+        });
         let mut id = 0;
-        match &item.action {
-            ItemAction::Run => {
-                let installed = statements
-                    .get(&update.statement)
+        let mut request = None;
+        match (&item.action, update.undoes) {
+            (ItemAction::Run, Some(undone)) if !is_notice(update) => {
+                let installed = installed
+                    .ok_or_else(|| DbError::unknown_statement(update.statement, index))?;
+                batch.undo_item.push(from_zero(index));
+                batch.undo_seq.push(undone.0.cast_signed());
+                batch.undo_request.push(update.request_id.map(Uuid));
+                batch.undo_body.push(body());
+                let beside = items.iter().find(|other| other.seq == undone);
+                if beside.is_none_or(|other| other.action == ItemAction::Run) {
+                    id = -installed.id;
+                    let params = &mut batch.params;
+                    params.push(index, &installed.params, &update.params)?;
+                    params.push_old(index, installed.old_columns, &update.old)?;
+                }
+            }
+            (ItemAction::Run, Some(_)) => {
+                let (sqlstate, message) = notice(update);
+                batch.reject(item, sqlstate, message, None, true);
+            }
+            (ItemAction::Run, None) => {
+                let installed = installed
                     .ok_or_else(|| DbError::unknown_statement(update.statement, index))?;
                 id = installed.id;
+                request = update.request_id.map(Uuid);
                 batch
                     .params
                     .push(index, &installed.params, &update.params)?;
             }
-            ItemAction::Reject { sqlstate, message } => {
-                batch.reject_seq.push(item.seq.0.cast_signed());
-                batch.reject_statement.push(update.statement.0.to_vec());
-                batch.reject_update.push(update.encode());
-                batch.reject_state.push(sqlstate.clone());
-                // The server cannot store NUL; words are only words.
-                batch.reject_message.push(message.replace('\0', ""));
+            (ItemAction::Reject { sqlstate, message }, undoes) => {
+                if undoes.is_none() && installed.is_some() {
+                    request = update.request_id.map(Uuid);
+                }
+                let told = is_notice(update);
+                batch.reject(item, sqlstate, message, request, told);
             }
-            ItemAction::Skip => {}
+            (ItemAction::Skip, _) => {}
         }
         batch.ids.push(id);
+        batch.bodies.push(request.and_then(|_| body()));
+        batch.requests.push(request);
         // Neighbours mostly name the same watermarks; an update needs them all only when it runs.
         if id != 0 && update.seen != seen {
             seen = &update.seen;
             for (key, seq) in seen.iter().filter(|(key, _)| is_peer(*key)) {
-                batch
-                    .seen_item
-                    .push(i32::try_from(index + 1).unwrap_or(i32::MAX));
+                batch.seen_item.push(from_zero(index));
                 batch.seen_key.push(i64::from(key.0));
                 batch.seen_seq.push(seq.0.cast_signed());
             }
@@ -255,9 +309,42 @@ fn build(
     Ok(batch)
 }
 
+impl Batch {
+    fn reject(
+        &mut self,
+        item: &ApplyItem,
+        sqlstate: &str,
+        message: &str,
+        request: Option<Uuid>,
+        told: bool,
+    ) {
+        self.reject_seq.push(item.seq.0.cast_signed());
+        self.reject_statement.push(item.update.statement.0.to_vec());
+        self.reject_update.push(item.update.encode());
+        self.reject_state.push(sqlstate.to_owned());
+        // The server cannot store NUL; words are only words.
+        self.reject_message.push(message.replace('\0', ""));
+        self.reject_request.push(request);
+        self.reject_told.push(told);
+    }
+}
+
+/// Tells that the origin's own database refused an undo: there is nothing to run.
+pub(super) fn is_notice(update: &Update) -> bool {
+    update.undoes.is_some() && update.statement == Digest::default()
+}
+
+/// SQLSTATE and words that a notice carries.
+fn notice(update: &Update) -> (&str, &str) {
+    match update.params.as_slice() {
+        [Value::Text(sqlstate), Value::Text(message)] => (sqlstate, message),
+        _ => ("XX000", "an undo was refused at its origin"),
+    }
+}
+
 fn run(session: &mut Session, batch: &Batch) -> Result<Answer, Fault> {
     let [text, int, float, bool, bytes, uuid, time] = batch.params.columns();
-    let params: [&(dyn ToSql + Sync); 24] = [
+    let params: [&(dyn ToSql + Sync); 34] = [
         &batch.stream,
         &batch.epoch,
         &batch.first,
@@ -270,11 +357,21 @@ fn run(session: &mut Session, batch: &Batch) -> Result<Answer, Fault> {
         &batch.seen_key,
         &batch.seen_seq,
         &batch.lenient,
+        &batch.name,
+        &batch.careful,
+        &batch.requests,
+        &batch.bodies,
+        &batch.undo_item,
+        &batch.undo_seq,
+        &batch.undo_request,
+        &batch.undo_body,
         &batch.reject_seq,
         &batch.reject_statement,
         &batch.reject_update,
         &batch.reject_state,
         &batch.reject_message,
+        &batch.reject_request,
+        &batch.reject_told,
         text,
         int,
         float,
@@ -284,10 +381,10 @@ fn run(session: &mut Session, batch: &Batch) -> Result<Answer, Fault> {
         time,
     ];
     let statement = session.prepared(APPLY)?;
-    let row = session
-        .client
-        .query_one(&statement, &params)
-        .map_err(|error| fault::in_commit(&error))?;
+    let row = match session.client.query_one(&statement, &params) {
+        Ok(row) => row,
+        Err(error) => return careful(error),
+    };
     let outcome: String = column(&row, 0)?;
     let item: Option<i32> = column(&row, 4)?;
     let message: Option<String> = column(&row, 6)?;
@@ -313,6 +410,32 @@ fn run(session: &mut Session, batch: &Batch) -> Result<Answer, Fault> {
     })
 }
 
+/// Of the calls that failed as a whole: those that met a request on record, and the verdicts of
+/// careful ones.
+fn careful(error: postgres::Error) -> Result<Answer, Fault> {
+    let mut answer = Answer {
+        outcome: "careful".to_owned(),
+        position: Position::default(),
+        item: 0,
+        state: String::new(),
+        message: String::new(),
+        drift: Vec::new(),
+    };
+    if let Some(db) = error.as_db_error().filter(|e| e.code().code() == CAREFUL) {
+        let mut hint = db.hint().unwrap_or_default().split(' ');
+        hint.next().unwrap_or("failed").clone_into(&mut answer.outcome);
+        let item = hint.next().and_then(|item| item.parse().ok());
+        answer.item = item.map_or(0, from_one);
+        hint.next().unwrap_or_default().clone_into(&mut answer.state);
+        answer.message = fault::words(db.message(), db.detail(), None);
+        return Ok(answer);
+    }
+    if on_record(&error) {
+        return Ok(answer);
+    }
+    Err(fault::in_commit(&error))
+}
+
 /// No watermark, or no lane, of that region.
 pub(super) fn unknown(region: &str) -> DbError {
     DbError::Schema(format!(
@@ -325,30 +448,6 @@ pub(super) fn from_one(item: i32) -> usize {
     usize::try_from(item - 1).unwrap_or_default()
 }
 
-/// Unresolved rejected updates, oldest first.
-pub(super) fn rejected(session: &mut Session, limit: u32) -> Result<Vec<RejectedRow>, Fault> {
-    let rows = session.query(
-        "SELECT stream, seq, update, sqlstate, message FROM prism.rejected
-         WHERE resolution IS NULL ORDER BY at, stream, seq LIMIT $1",
-        &[&i64::from(limit)],
-    )?;
-    let read = |row: &postgres::Row| {
-        let update = Update::decode(column(row, 2)?)
-            .map_err(|e| DbError::Schema(format!("a row of prism.rejected: {e}")))?;
-        Ok(RejectedRow {
-            stream: column(row, 0)?,
-            id: 0,
-            epoch: prism_proto::Epoch(0),
-            at: 0,
-            resolution: None,
-            seq: Some(Seq(unsigned(row, 1)?)),
-            update,
-            sqlstate: column(row, 3)?,
-            message: column(row, 4)?,
-        })
-    };
-    rows.iter()
-        .map(read)
-        .collect::<Result<_, DbError>>()
-        .map_err(Fault::Db)
+fn from_zero(index: usize) -> i32 {
+    i32::try_from(index + 1).unwrap_or(i32::MAX)
 }

@@ -16,7 +16,15 @@ use crate::catalogue::Statement;
 pub(super) struct Branch {
     pub id: i32,
     pub params: Vec<ParamType>,
-    pub has_old: bool,
+    pub old_columns: usize,
+    pub has_undo: bool,
+}
+
+/// What a branch calls: the statement, or (under the negative number) its undo.
+#[derive(Debug, Clone, Copy)]
+struct Leaf<'a> {
+    id: i32,
+    branch: &'a Branch,
 }
 
 /// `CREATE FUNCTION` for a statement's text and for its `old` query.
@@ -74,20 +82,98 @@ END
     text
 }
 
+/// `CREATE FUNCTION` for a statement's undo. `old` are the types of the columns that its `old` query
+/// gives in this database; `None` if they could not be found out.
+pub(super) fn undo(id: i32, statement: &Statement, undo: &str, old: Option<&[String]>) -> String {
+    let types: Vec<_> = statement.params().iter().map(|ty| column(*ty).1).collect();
+    let values = types.len() + 1;
+    let types = types
+        .into_iter()
+        .chain(["text[]"])
+        .collect::<Vec<_>>()
+        .join(", ");
+    let Some(old) = old else {
+        return format!(
+            "CREATE OR REPLACE FUNCTION prism.u_{id}({types}) RETURNS bigint LANGUAGE plpgsql AS
+$prism$
+BEGIN
+RAISE EXCEPTION USING ERRCODE = '55000',
+    MESSAGE = 'its undo is not ready: the query `old` could not be described',
+    HINT = 'create the tables that it names, then run prism migrate again';
+END
+$prism$;
+"
+        );
+    };
+    let variables: String = (1..)
+        .zip(old)
+        .map(|(n, ty)| format!("prism_old_{n} {ty} := ${values}[{n}];\n"))
+        .collect();
+    let text = with_variables(undo);
+    let quote = quote(&text);
+    format!(
+        "CREATE OR REPLACE FUNCTION prism.u_{id}({types}) RETURNS bigint LANGUAGE plpgsql AS {quote}
+#variable_conflict use_column
+DECLARE prism_rows_affected bigint;
+{variables}BEGIN
+{text}
+;
+GET DIAGNOSTICS prism_rows_affected = ROW_COUNT;
+RETURN prism_rows_affected;
+END
+{quote};
+COMMENT ON FUNCTION prism.u_{id}({types}) IS 'undo of statement {name}';
+",
+        name = statement.name().replace('\'', "''"),
+    )
+}
+
+/// `$old1` becomes the variable `prism_old_1`, except inside quotes.
+fn with_variables(sql: &str) -> String {
+    let mut text = String::with_capacity(sql.len() + 16);
+    let mut quoted = None;
+    let mut rest = sql;
+    while let Some(c) = rest.chars().next() {
+        if quoted.is_none() && rest.starts_with("$old") {
+            text.push_str("prism_old_");
+            rest = &rest[4..];
+            continue;
+        }
+        match quoted {
+            None if c == '\'' || c == '"' => quoted = Some(c),
+            Some(open) if open == c => quoted = None,
+            _ => {}
+        }
+        text.push(c);
+        rest = &rest[c.len_utf8()..];
+    }
+    text
+}
+
 /// `CREATE FUNCTION prism.run_batch`: the items strictly in order, whatever their statements; row
 /// counts and old values back; at the first failure everything is undone and the item named.
-pub(super) fn dispatcher(branches: &mut [Branch]) -> String {
-    branches.sort_by_key(|b| b.id);
+pub(super) fn dispatcher(branches: &[Branch]) -> String {
+    let statements = branches.iter().map(|branch| Leaf {
+        id: branch.id,
+        branch,
+    });
+    let undos = branches.iter().filter(|b| b.has_undo).map(|branch| Leaf {
+        id: -branch.id,
+        branch,
+    });
+    let mut leaves: Vec<_> = statements.chain(undos).collect();
+    leaves.sort_by_key(|leaf| leaf.id);
     let arrays: Vec<_> = COLUMNS.iter().map(|(n, ty)| format!("{n} {ty}")).collect();
     let cursors: Vec<_> = COLUMNS
         .iter()
         .map(|(n, _)| format!("at_{n} integer := 0;"))
         .collect();
     let mut tree = String::new();
-    write_tree(&mut tree, branches);
+    write_tree(&mut tree, &leaves);
     format!(
         "CREATE OR REPLACE FUNCTION prism.run_batch(
-    p_origin boolean, p_ids integer[], p_expect bigint[], p_behind integer, {arrays},
+    p_origin boolean, p_ids integer[], p_expect bigint[], p_behind integer, p_skip boolean[],
+    {arrays},
     OUT r_rows bigint[], OUT r_old text[], OUT r_item integer, OUT r_state text,
     OUT r_message text, OUT r_detail text, OUT r_drift integer[], OUT r_drift_rows bigint[]
 ) LANGUAGE plpgsql AS $function$
@@ -96,6 +182,7 @@ DECLARE
     items integer := cardinality(p_ids);
     id integer;
     n bigint;
+    skipping boolean := p_skip IS NOT NULL;
     {cursors}
 BEGIN
     IF p_origin THEN
@@ -106,7 +193,7 @@ BEGIN
 {tree}
         IF p_origin THEN
             r_rows[item] := n;
-        ELSIF n <> p_expect[item] THEN
+        ELSIF n <> p_expect[item] AND p_expect[item] >= 0 THEN
             IF item >= p_behind THEN
                 RAISE EXCEPTION USING ERRCODE = 'PR001', MESSAGE = 'behind';
             END IF;
@@ -128,15 +215,15 @@ $function$;
 }
 
 /// A binary search: with many statements a chain of comparisons would cost more than the work.
-fn write_tree(out: &mut String, branches: &[Branch]) {
-    match branches {
+fn write_tree(out: &mut String, leaves: &[Leaf<'_>]) {
+    match leaves {
         [] => out.push_str(
-            "IF id > 0 THEN RAISE EXCEPTION USING ERRCODE = 'PR002', \
+            "IF id <> 0 THEN RAISE EXCEPTION USING ERRCODE = 'PR002', \
              MESSAGE = 'unknown statement; run prism migrate'; END IF; n := p_expect[item];\n",
         ),
-        [branch] => write_leaf(out, branch),
+        [leaf] => write_leaf(out, *leaf),
         _ => {
-            let (low, high) = branches.split_at(branches.len() / 2);
+            let (low, high) = leaves.split_at(leaves.len() / 2);
             let _ = writeln!(out, "IF id < {} THEN", high[0].id);
             write_tree(out, low);
             out.push_str("ELSE\n");
@@ -146,35 +233,46 @@ fn write_tree(out: &mut String, branches: &[Branch]) {
     }
 }
 
-fn write_leaf(out: &mut String, branch: &Branch) {
+fn write_leaf(out: &mut String, leaf: Leaf<'_>) {
     let mut taken = [0; COLUMNS.len()];
-    let arguments: Vec<String> = branch
-        .params
-        .iter()
-        .map(|ty| {
-            let (array, sql_type) = column(*ty);
-            let i = COLUMNS
-                .iter()
-                .position(|c| c.0 == array)
-                .unwrap_or_default();
-            taken[i] += 1;
-            let element = format!("{array}[at_{array} + {}]", taken[i]);
-            if matches!(ty.stored(), ParamType::Decimal | ParamType::Json) {
-                format!("{element}::{sql_type}")
-            } else {
-                element
-            }
-        })
-        .collect();
-    let (id, arguments) = (branch.id, arguments.join(", "));
-    let _ = writeln!(out, "IF id = {id} THEN");
-    if branch.has_old {
+    let mut take = |ty: ParamType, n: usize| {
+        let (array, _) = column(ty);
+        let i = COLUMNS
+            .iter()
+            .position(|c| c.0 == array)
+            .unwrap_or_default();
+        taken[i] += n;
+        format!("{array}[at_{array} + {}]", taken[i])
+    };
+    let mut arguments: Vec<String> = Vec::new();
+    for ty in &leaf.branch.params {
+        let element = take(*ty, 1);
+        arguments.push(match ty.stored() {
+            ParamType::Decimal | ParamType::Json => format!("{element}::{}", column(*ty).1),
+            _ => element,
+        });
+    }
+    let (id, olds) = (leaf.branch.id, leaf.branch.old_columns);
+    let is_undo = leaf.id < 0;
+    if is_undo {
+        let values: Vec<_> = (0..olds).map(|_| take(ParamType::Text, 1)).collect();
+        arguments.push(format!("ARRAY[{}]::text[]", values.join(", ")));
+    }
+    let arguments = arguments.join(", ");
+    let _ = writeln!(
+        out,
+        "IF id = {} THEN
+IF skipping AND p_skip[item] THEN n := p_expect[item]; ELSE",
+        leaf.id
+    );
+    if olds > 0 && !is_undo {
         let _ = writeln!(
             out,
             "IF p_origin THEN r_old[item] := prism.o_{id}({arguments}); END IF;"
         );
     }
-    let _ = writeln!(out, "n := prism.s_{id}({arguments});");
+    let function = if is_undo { 'u' } else { 's' };
+    let _ = writeln!(out, "n := prism.{function}_{id}({arguments});\nEND IF;");
     for (i, (array, _)) in COLUMNS.iter().enumerate() {
         if taken[i] > 0 {
             let _ = writeln!(out, "at_{array} := at_{array} + {};", taken[i]);
@@ -194,4 +292,18 @@ fn quote(text: &str) -> String {
         quote = format!("$prism{n}$");
     }
     quote
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_values_are_variables_except_inside_quotes() {
+        let sql = "UPDATE t SET a = $old1, b = 'it''s $old2' || $old12 WHERE \"$old1\" = $1";
+        assert_eq!(
+            with_variables(sql),
+            "UPDATE t SET a = prism_old_1, b = 'it''s $old2' || prism_old_12 WHERE \"$old1\" = $1"
+        );
+    }
 }

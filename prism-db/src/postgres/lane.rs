@@ -7,34 +7,64 @@ use prism_proto::Position;
 
 use super::fault::Fault;
 use super::session::{Session, column};
-use super::{apply, position};
+use super::{apply, interval, position, unsigned};
 use crate::{DbError, LaneRow};
 
-/// The database's clock decides, at the moment of the call, not at the start of a transaction.
-const ALL: &str = "SELECT peer, epoch, acked, tag,
-        CASE WHEN lease_until > clock_timestamp() THEN holder END
-    FROM prism.lane ORDER BY peer";
+/// The database's clock decides, at the moment of the call, not at the start of a transaction. The
+/// backlog begins with the first update behind the acknowledged one.
+macro_rules! lanes {
+    ($where:literal) => {
+        concat!(
+            "SELECT l.peer, l.epoch, l.acked, l.tag,
+                CASE WHEN l.lease_until > clock_timestamp() THEN l.holder END,
+                CASE WHEN l.wanted_until > clock_timestamp() THEN l.wanted END,
+                l.stale, coalesce(r.bytes - o.bytes, 0),
+                greatest(0, (extract(epoch FROM clock_timestamp() - o.at) * 1000)::bigint)
+            FROM prism.lane l CROSS JOIN prism.region r
+            LEFT JOIN LATERAL (
+                SELECT o.bytes, o.at FROM prism.outbox o
+                WHERE o.seq > CASE WHEN l.epoch = r.epoch THEN l.acked ELSE 0 END
+                ORDER BY o.seq LIMIT 1
+            ) o ON true ",
+            $where
+        )
+    };
+}
 
-const ONE: &str = "SELECT peer, epoch, acked, tag,
-        CASE WHEN lease_until > clock_timestamp() THEN holder END
-    FROM prism.lane WHERE peer = $1";
+const ALL: &str = lanes!("ORDER BY l.peer");
 
+const ONE: &str = lanes!("WHERE l.peer = $1");
+
+/// Whoever had asked for it and gets it asks no more.
 const LEASE: &str = "UPDATE prism.lane
-    SET holder = $2, lease_until = clock_timestamp() + $3 * interval '1 microsecond'
+    SET holder = $2, lease_until = clock_timestamp() + $3 * interval '1 microsecond',
+        wanted = nullif(wanted, $2)
     WHERE peer = $1 AND (holder IS NULL OR holder = $2
         OR lease_until IS NULL OR lease_until <= clock_timestamp())";
 
-/// Not back within an epoch; a peer that was emptied and asks from the start has another one, or
-/// is dealt with before it gets here.
+const RELEASE: &str =
+    "UPDATE prism.lane SET holder = NULL, lease_until = NULL WHERE peer = $1 AND holder = $2";
+
+const WANT: &str = "UPDATE prism.lane
+    SET wanted = $2, wanted_until = clock_timestamp() + $3 * interval '1 microsecond'
+    WHERE peer = $1";
+
+const STALE: &str = "UPDATE prism.lane SET stale = $2 WHERE peer = $1 AND stale <> $2";
+
+/// Also backwards: the peer's database may have been restored.
 const ACKED: &str = "UPDATE prism.lane SET epoch = $2, acked = $3, tag = $4
-    WHERE peer = $1 AND (epoch <> $2 OR acked < $3)";
+    WHERE peer = $1 AND (epoch, acked, tag) <> ($2, $3, $4)";
 
 fn row(row: &Row) -> Result<LaneRow, DbError> {
+    let waiting: Option<i64> = column(row, 8)?;
     Ok(LaneRow {
         peer: column(row, 0)?,
         acked: position(row, 1)?,
         holder: column(row, 4)?,
-        ..LaneRow::default()
+        wanted: column(row, 5)?,
+        stale: column(row, 6)?,
+        backlog: unsigned(row, 7)?,
+        waiting: waiting.map(|ms| Duration::from_millis(ms.unsigned_abs())),
     })
 }
 
@@ -49,19 +79,29 @@ pub(super) fn lease(
     node: &str,
     ttl: Duration,
 ) -> Result<LaneRow, Fault> {
-    // Not a number of seconds in floating point: an interval is whole microseconds.
-    let micros = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX / 4) as f64;
-    session.execute(LEASE, &[&peer, &node, &micros])?;
+    session.execute(LEASE, &[&peer, &node, &interval(ttl)])?;
     let rows = session.query(ONE, &[&peer])?;
     let found = rows.first().ok_or_else(|| apply::unknown(peer))?;
     Ok(row(found)?)
 }
 
 pub(super) fn release(session: &mut Session, peer: &str, node: &str) -> Result<(), Fault> {
-    session.execute(
-        "UPDATE prism.lane SET holder = NULL, lease_until = NULL WHERE peer = $1 AND holder = $2",
-        &[&peer, &node],
-    )?;
+    session.execute(RELEASE, &[&peer, &node])?;
+    Ok(())
+}
+
+pub(super) fn want(
+    session: &mut Session,
+    peer: &str,
+    node: &str,
+    ttl: Duration,
+) -> Result<(), Fault> {
+    let changed = session.execute(WANT, &[&peer, &node, &interval(ttl)])?;
+    known(peer, changed)
+}
+
+pub(super) fn stale(session: &mut Session, peer: &str, stale: bool) -> Result<(), Fault> {
+    session.execute(STALE, &[&peer, &stale])?;
     Ok(())
 }
 
@@ -72,5 +112,12 @@ pub(super) fn acked(session: &mut Session, peer: &str, at: Position) -> Result<(
         at.tag.0.cast_signed(),
     );
     session.execute(ACKED, &[&peer, &epoch, &seq, &tag])?;
+    Ok(())
+}
+
+fn known(peer: &str, changed: u64) -> Result<(), Fault> {
+    if changed == 0 {
+        return Err(apply::unknown(peer).into());
+    }
     Ok(())
 }

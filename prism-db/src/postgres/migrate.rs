@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use prism_proto::RegionKey;
 
+use super::check::sql_type;
 use super::fault::{Fault, plain};
 use super::functions::{self, Branch};
 use super::link::Link;
@@ -19,7 +20,18 @@ use crate::catalogue::{Catalogue, Statement};
 use crate::{DbError, Migrated, ParamType, Topology, chain};
 
 /// In order; the number is the version that the file leads to.
-const FILES: [&str; 1] = [include_str!("migrations/0001_ledger.sql")];
+const FILES: [&str; 2] = [
+    include_str!("migrations/0001_ledger.sql"),
+    include_str!("migrations/0002_requests.sql"),
+];
+
+/// Written anew by every migration, in this order; prism.run_batch and the functions of the
+/// statements are generated from prism.statement.
+const FUNCTIONS: [&str; 3] = [
+    include_str!("functions/numbering.sql"),
+    include_str!("functions/submit.sql"),
+    include_str!("functions/apply.sql"),
+];
 
 /// Version of the schema that this program works with.
 pub(super) const VERSION: i32 = FILES.len() as i32;
@@ -127,11 +139,13 @@ fn run(
     session.client.batch_execute(include_str!("role.sql"))?;
     let added_regions = add_regions(session, topology)?;
     let added_statements = add_statements(session, catalogue)?;
+    for file in FUNCTIONS {
+        session.client.batch_execute(file)?;
+    }
+    let branches = branches(session)?;
     session
         .client
-        .batch_execute(include_str!("functions.sql"))?;
-    let dispatcher = functions::dispatcher(&mut branches(session)?);
-    session.client.batch_execute(&dispatcher)?;
+        .batch_execute(&functions::dispatcher(&branches))?;
     Ok(Migrated {
         region: read_region(session)?,
         from_version: from.cast_unsigned(),
@@ -183,9 +197,15 @@ fn add_statements(session: &mut Session, catalogue: &Catalogue) -> Result<Vec<St
         )?;
         if let Some(row) = row {
             added.push(statement.name().to_owned());
-            create_function(session, column(&row, 0)?, statement)?;
+            let text = functions::statement(column(&row, 0)?, statement);
+            create(session, statement, &text)?;
         }
     }
+    let current: Vec<_> = catalogue.iter().map(|s| s.digest().0.to_vec()).collect();
+    session.client.execute(
+        "UPDATE prism.statement SET current = NOT current WHERE current <> (digest = ANY ($1))",
+        &[&current],
+    )?;
     Ok(added)
 }
 
@@ -196,9 +216,8 @@ fn old_columns(statement: &Statement) -> i32 {
     i32::try_from(statement.old_columns()).unwrap_or(i32::MAX)
 }
 
-fn create_function(session: &mut Session, id: i32, statement: &Statement) -> Result<(), Fault> {
-    let text = functions::statement(id, statement);
-    session.client.batch_execute(&text).map_err(|error| {
+fn create(session: &mut Session, statement: &Statement, text: &str) -> Result<(), Fault> {
+    session.client.batch_execute(text).map_err(|error| {
         Fault::Db(match plain(&error) {
             DbError::Sql {
                 class,
@@ -216,10 +235,12 @@ fn create_function(session: &mut Session, id: i32, statement: &Statement) -> Res
     })
 }
 
+/// All versions, current or not; (re)creates what takes them back.
 fn branches(session: &mut Session) -> Result<Vec<Branch>, Fault> {
-    let rows = session
-        .client
-        .query("SELECT id, params, old_columns FROM prism.statement", &[])?;
+    let rows = session.client.query(
+        "SELECT id, params, old_columns, definition FROM prism.statement",
+        &[],
+    )?;
     let mut branches = Vec::new();
     for row in rows {
         let names: Vec<String> = column(&row, 1)?;
@@ -228,11 +249,50 @@ fn branches(session: &mut Session) -> Result<Vec<Branch>, Fault> {
         let Some(params) = names.iter().map(|n| ParamType::parse(n)).collect() else {
             continue;
         };
+        let id = column(&row, 0)?;
+        // Rules may have become stricter since; what was undone by the old ones still is.
+        let statement = Statement::from_definition(column(&row, 3)?).ok();
+        let undo = statement.as_ref().and_then(|s| Some((s, s.undo()?)));
+        if let Some((statement, undo)) = undo {
+            let old = describe_old(session, statement)?;
+            let text = functions::undo(id, statement, undo, old.as_deref());
+            create(session, statement, &text)?;
+        }
         branches.push(Branch {
-            id: column(&row, 0)?,
+            id,
             params,
-            has_old: column::<i32>(&row, 2)? > 0,
+            old_columns: usize::try_from(column::<i32>(&row, 2)?).unwrap_or_default(),
+            has_undo: undo.is_some(),
         });
     }
     Ok(branches)
+}
+
+/// SQL types of the columns that the `old` query gives here; `None` if the server does not
+/// understand it (a missing table: the region is migrated all the same).
+fn describe_old(
+    session: &mut Session,
+    statement: &Statement,
+) -> Result<Option<Vec<String>>, Fault> {
+    let Some(old) = statement.old() else {
+        return Ok(Some(Vec::new()));
+    };
+    let types: Vec<_> = statement.params().iter().map(|ty| sql_type(*ty)).collect();
+    session.client.batch_execute("SAVEPOINT describe")?;
+    let prepared = session.client.prepare_typed(old, &types);
+    session
+        .client
+        .batch_execute("ROLLBACK TO describe; RELEASE describe")?;
+    let Ok(prepared) = prepared else {
+        return Ok(None);
+    };
+    let oids = prepared.columns().iter().map(|c| c.type_().oid());
+    let oids: Vec<u32> = oids.collect();
+    let row = session.client.query_one(
+        // -1: without a length, as `character` would have one.
+        "SELECT array(SELECT format_type(o, -1) FROM unnest($1::oid[]) WITH ORDINALITY u (o, i)
+                      ORDER BY i)",
+        &[&oids],
+    )?;
+    Ok(Some(column(&row, 0)?))
 }

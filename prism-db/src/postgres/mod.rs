@@ -4,14 +4,19 @@ mod apply;
 mod check;
 mod fault;
 mod functions;
+mod held;
 mod lane;
 mod link;
 mod migrate;
+mod node;
 mod old;
 mod outbox;
 mod params;
+mod rejected;
+mod requests;
 mod session;
 mod submit;
+mod transaction;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,8 +27,8 @@ use prism_proto::{Epoch, Position, RegionKey, Seq, Tag, Verdict};
 
 use crate::catalogue::{CatalogueError, Statement};
 use crate::{
-    ApplyReport, ApplyRequest, Committed, Database, DbError, Hlc, LaneRow, OpenOptions, RegionRow,
-    RejectedRow, Submission,
+    ApplyReport, ApplyRequest, Committed, Database, DbError, Hlc, LaneRow, NodeRow, OpenOptions,
+    OutboxFigures, RefusalRow, RegionRow, RejectedRow, RequestRow, Submission,
 };
 use fault::Fault;
 pub use link::abandoned_connections;
@@ -258,7 +263,82 @@ impl Database for PgDatabase {
     }
 
     fn rejected(&mut self, limit: u32) -> Result<Vec<RejectedRow>, DbError> {
-        self.call(move |session| apply::rejected(session, limit))
+        self.call(move |session| rejected::unresolved(session, limit))
+    }
+
+    fn rejected_get(&mut self, id: i64) -> Result<Option<RejectedRow>, DbError> {
+        self.call(move |session| rejected::get(session, id))
+    }
+
+    fn rejected_drop(&mut self, id: i64) -> Result<bool, DbError> {
+        self.call(move |session| rejected::drop(session, id))
+    }
+
+    fn refusals(&mut self, stream: &str, limit: u32) -> Result<Vec<RefusalRow>, DbError> {
+        let stream = stream.to_owned();
+        self.call(move |session| rejected::refusals(session, &stream, limit))
+    }
+
+    fn refusals_told(&mut self, stream: &str, epoch: Epoch, seqs: &[Seq]) -> Result<(), DbError> {
+        let (stream, seqs) = (stream.to_owned(), seqs.to_vec());
+        self.call(move |session| rejected::told(session, &stream, epoch, &seqs))
+    }
+
+    fn skip(&mut self, stream: &str, seq: Seq) -> Result<bool, DbError> {
+        let stream = stream.to_owned();
+        self.call(move |session| rejected::skip(session, &stream, seq))
+    }
+
+    fn skips(&mut self, stream: &str) -> Result<Vec<Seq>, DbError> {
+        let stream = stream.to_owned();
+        self.call(move |session| rejected::skips(session, &stream))
+    }
+
+    fn request(&mut self, request_id: &[u8; 16]) -> Result<Option<RequestRow>, DbError> {
+        self.find_request(*request_id)
+    }
+
+    fn request_refused(
+        &mut self,
+        submission: &Submission,
+        sqlstate: &str,
+        message: &str,
+        dead_letter: bool,
+    ) -> Result<(), DbError> {
+        self.record_refused(submission, sqlstate, message, dead_letter)
+    }
+
+    fn request_trim(&mut self, retention: Duration, limit: u32) -> Result<u64, DbError> {
+        self.trim_requests(retention, limit)
+    }
+
+    fn lane_want(&mut self, peer: &str, node: &str, ttl: Duration) -> Result<(), DbError> {
+        let (peer, node) = (peer.to_owned(), node.to_owned());
+        self.call(move |session| lane::want(session, &peer, &node, ttl))
+    }
+
+    fn lane_stale(&mut self, peer: &str, stale: bool) -> Result<(), DbError> {
+        let peer = peer.to_owned();
+        self.call(move |session| lane::stale(session, &peer, stale))
+    }
+
+    fn outbox_figures(&mut self) -> Result<OutboxFigures, DbError> {
+        self.figures()
+    }
+
+    fn node_claim(
+        &mut self,
+        node: &str,
+        incarnation: u64,
+        journal: u64,
+    ) -> Result<Option<NodeRow>, DbError> {
+        let node = node.to_owned();
+        self.call(move |session| node::claim(session, &node, incarnation, journal))
+    }
+
+    fn node_beat(&mut self, node: &str, incarnation: u64) -> Result<bool, DbError> {
+        let node = node.to_owned();
+        self.call(move |session| node::beat(session, &node, incarnation))
     }
 
     fn check(&mut self, statement: &Statement) -> Result<Vec<CatalogueError>, DbError> {
@@ -307,4 +387,9 @@ fn position(row: &postgres::Row, first: usize) -> Result<Position, DbError> {
         seq: Seq(unsigned(row, first + 1)?),
         tag: Tag(unsigned(row, first + 2)?),
     })
+}
+
+/// Whole microseconds; the server multiplies intervals by floating point numbers.
+fn interval(duration: Duration) -> f64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4) as f64
 }

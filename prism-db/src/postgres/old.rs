@@ -53,7 +53,7 @@ fn value(text: &str, ty: Option<Type>) -> Value {
 }
 
 /// `\x` and hexadecimal digits (the session's `bytea_output`).
-fn bytes(text: &str) -> Option<Vec<u8>> {
+pub(super) fn bytes(text: &str) -> Option<Vec<u8>> {
     let digits = text.strip_prefix("\\x")?.as_bytes();
     digits
         .chunks(2)

@@ -7,9 +7,10 @@ use prism_proto::{Position, Seq, Tag, Verdict};
 
 use super::fault::Fault;
 use super::session::{Session, column};
+use super::params::values_of_text;
 use super::submit::seen;
-use super::{PgDatabase, old, read_region, unsigned};
-use crate::{Committed, DbError, Hlc, Update, Value, chain};
+use super::{PgDatabase, interval, old, read_region, unsigned};
+use crate::{Committed, DbError, Hlc, OutboxFigures, Update, Value, chain};
 
 /// Rows of one round trip.
 const PAGE: i64 = 1024;
@@ -18,48 +19,73 @@ const PAGE: i64 = 1024;
 const FIND_WITHIN: i64 = 20_000;
 
 /// Up to the row that exceeds the bytes, that one included.
-const READ: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, state = 'h',
-        uuid_send(request_id), params, old, seen
-    FROM (SELECT o.*, sum(octet_length(params) + coalesce(octet_length(old), 0))
-                          OVER (ORDER BY seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-                      AS before
-          FROM prism.outbox o WHERE seq BETWEEN $1 AND $2 ORDER BY seq LIMIT $3) AS page
-    WHERE coalesce(before, 0) <= $4 ORDER BY seq";
+const READ: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, state <> 'f',
+        uuid_send(request_id), params, old, seen, params_text
+    FROM prism.outbox o
+    WHERE seq BETWEEN $1 AND $2
+      AND bytes <= $4 + (SELECT f.bytes FROM prism.outbox f WHERE f.seq >= $1
+                         ORDER BY f.seq LIMIT 1)
+    ORDER BY seq LIMIT $3";
 
-const FIND: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, state = 'h',
-        uuid_send(request_id), params, old, seen
+/// Of a transaction's own connection as well as of any other.
+pub(super) const ONE: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, state <> 'f',
+        uuid_send(request_id), params, old, seen, params_text
+    FROM prism.outbox WHERE seq = $1";
+
+/// Its undo bears the same request id.
+const FIND: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, state <> 'f',
+        uuid_send(request_id), params, old, seen, params_text
     FROM prism.outbox
-    WHERE seq >= (SELECT next_seq - $2 FROM prism.region) AND request_id = $1
+    WHERE seq >= (SELECT next_seq - $2 FROM prism.region) AND request_id = $1 AND undoes IS NULL
     ORDER BY seq LIMIT 1";
 
-/// Lanes of another epoch have acknowledged nothing of this one; a peer without a row neither.
+/// Lanes of another epoch have acknowledged nothing of this one; a peer without a row neither. Stale
+/// ones do not count; without any that counts, nobody waits for anything.
 const TRIM: &str = "DELETE FROM prism.outbox WHERE seq IN (
         SELECT seq FROM prism.outbox
-        WHERE seq <= (SELECT min(CASE WHEN l.epoch = r.epoch THEN l.acked ELSE 0 END)
+        WHERE seq <= (SELECT coalesce(
+                          min(CASE WHEN l.epoch = r.epoch THEN l.acked ELSE 0 END)
+                              FILTER (WHERE l.stale IS NOT TRUE),
+                          max(r.next_seq) - 1)
                       FROM prism.region r
-                      CROSS JOIN unnest($1::text[]) AS p (peer)
-                      LEFT JOIN prism.lane l USING (peer))
+                      LEFT JOIN unnest($1::text[]) AS p (peer) ON true
+                      LEFT JOIN prism.lane l ON l.peer = p.peer)
+          AND seq < coalesce((SELECT min(h.seq) FROM prism.outbox h WHERE h.state = 'h'),
+                             9223372036854775807)
           AND at < now() - $2 * interval '1 microsecond'
         ORDER BY seq LIMIT $3)";
 
+/// The rows are consecutive.
+const FIGURES: &str = "SELECT coalesce(l.seq - f.seq + 1, 0), coalesce(r.bytes - f.bytes, 0),
+        greatest(pg_stat_get_live_tuples('prism.request'::regclass), 0)
+    FROM prism.region r
+    LEFT JOIN LATERAL (SELECT seq, bytes FROM prism.outbox ORDER BY seq LIMIT 1) f ON true
+    LEFT JOIN LATERAL (SELECT seq FROM prism.outbox ORDER BY seq DESC LIMIT 1) l ON true";
+
 /// A row whose statement is still a number.
 #[derive(Debug)]
-struct Stored {
+pub(super) struct Stored {
     seq: Seq,
     statement: i32,
     old: Option<String>,
+    /// Instead of the update's parameters.
+    texts: Option<Vec<Option<String>>>,
     update: Update,
 }
 
-fn stored(row: &Row) -> Result<Stored, DbError> {
+pub(super) fn stored(row: &Row) -> Result<Stored, DbError> {
     let damaged = |seq: u64| DbError::Schema(format!("row {seq} of prism.outbox is damaged"));
     let seq = unsigned(row, 0)?;
     let request_id: Option<&[u8]> = column(row, 8)?;
-    let params: Vec<Value> = postcard::from_bytes(column(row, 9)?).map_err(|_| damaged(seq))?;
+    let params: Vec<Value> = match column::<Option<&[u8]>>(row, 9)? {
+        Some(bytes) => postcard::from_bytes(bytes).map_err(|_| damaged(seq))?,
+        None => Vec::new(),
+    };
     Ok(Stored {
         seq: Seq(seq),
         statement: column(row, 6)?,
         old: column(row, 10)?,
+        texts: column(row, 12)?,
         update: Update {
             tag: Tag(unsigned(row, 1)?),
             prev_tag: Tag(unsigned(row, 2)?),
@@ -80,26 +106,57 @@ fn stored(row: &Row) -> Result<Stored, DbError> {
 
 impl PgDatabase {
     /// Fills in what only the table of statements knows.
-    fn complete(&mut self, stored: Stored) -> Result<Committed, DbError> {
+    pub(super) fn complete(&mut self, stored: Stored) -> Result<Committed, DbError> {
+        let seq = stored.seq;
+        let mut update = stored.update;
+        // A notice: it names no statement.
+        if stored.statement == 0 {
+            return Ok(Committed { seq, update });
+        }
         if self.statements.digest(stored.statement).is_none() {
             self.reload_statements()?;
         }
-        let statement = self.statements.digest(stored.statement).ok_or_else(|| {
-            DbError::Schema(format!(
+        let statement = self.statements.digest(stored.statement);
+        let installed = statement.and_then(|digest| self.statements.get(&digest));
+        let (Some(statement), Some(installed)) = (statement, installed) else {
+            return Err(DbError::Schema(format!(
                 "update {} in the outbox names statement version {}, which prism.statement does \
                  not hold",
-                stored.seq.0, stored.statement
-            ))
-        })?;
-        let columns = self
-            .statements
-            .get(&statement)
-            .map_or(0, |installed| installed.old_columns);
-        let mut update = stored.update;
+                seq.0, stored.statement
+            )));
+        };
         update.statement = statement;
-        update.old = old::values(stored.old.as_deref(), columns)?;
-        let seq = stored.seq;
+        update.old = old::values(stored.old.as_deref(), installed.old_columns)?;
+        if let Some(texts) = &stored.texts {
+            update.params = values_of_text(&installed.params, texts).ok_or_else(|| {
+                DbError::Schema(format!("row {} of prism.outbox is damaged", seq.0))
+            })?;
+        }
         Ok(Committed { seq, update })
+    }
+
+    /// One row, final or not.
+    pub(super) fn outbox_row(&mut self, seq: Seq) -> Result<Option<Committed>, DbError> {
+        let number = seq.0.cast_signed();
+        let found = self.call(move |session| {
+            let rows = session.query(ONE, &[&number])?;
+            Ok(rows.first().map(stored).transpose()?)
+        })?;
+        found.map(|row| self.complete(row)).transpose()
+    }
+
+    pub(super) fn figures(&mut self) -> Result<OutboxFigures, DbError> {
+        self.call(|session| {
+            let rows = session.query(FIGURES, &[])?;
+            let Some(row) = rows.first() else {
+                return Ok(OutboxFigures::default());
+            };
+            Ok(OutboxFigures {
+                rows: unsigned(row, 0)?,
+                bytes: unsigned(row, 1)?,
+                requests: unsigned(row, 2)?,
+            })
+        })
     }
 
     pub(super) fn read_outbox(
@@ -113,7 +170,7 @@ impl PgDatabase {
         let mut left = max_bytes;
         while last < to {
             let range = (last.next().0.cast_signed(), to.0.cast_signed());
-            let bytes = i64::try_from(left).unwrap_or(i64::MAX);
+            let bytes = i64::try_from(left).unwrap_or(i64::MAX).min(i64::MAX / 2);
             let page = self.call(move |session| {
                 let rows = session.query(READ, &[&range.0, &range.1, &PAGE, &bytes])?;
                 Ok(rows.iter().map(stored).collect::<Result<Vec<_>, _>>()?)
@@ -169,7 +226,7 @@ impl PgDatabase {
 
     pub(super) fn trim_outbox(&mut self, retention: Duration, limit: u32) -> Result<u64, DbError> {
         let peers: Vec<String> = self.peers.values().cloned().collect();
-        let micros = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX / 4) as f64;
+        let micros = interval(retention);
         self.call(move |session| {
             let deleted = session.execute(TRIM, &[&peers, &micros, &i64::from(limit)])?;
             Ok(deleted)

@@ -2,11 +2,12 @@
 //! dispatcher takes them out again.
 
 use std::error::Error;
+use std::fmt::Write as _;
 
 use bytes::{BufMut, BytesMut};
 use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use crate::{DbError, ParamType, Value};
+use crate::{DbError, ParamType, Value, timestamp};
 
 /// Microseconds from 1970 to 2000, PostgreSQL's zero.
 const EPOCH_2000: i64 = 946_684_800_000_000;
@@ -129,6 +130,24 @@ impl Params {
         Ok(())
     }
 
+    /// Appends the values of an `old` query as text: the undo's variables have the columns' types.
+    ///
+    /// # Errors
+    /// If it is not as many as the query has columns.
+    pub fn push_old(
+        &mut self,
+        index: usize,
+        columns: usize,
+        values: &[Value],
+    ) -> Result<(), DbError> {
+        if columns != values.len() {
+            let text = format!("{} old values where {columns} belong", values.len());
+            return Err(DbError::sql("42804", text, Some(index)));
+        }
+        self.text.extend(values.iter().map(text));
+        Ok(())
+    }
+
     fn push_null(&mut self, ty: ParamType) -> bool {
         match ty {
             ParamType::Bool => self.bool.push(None),
@@ -159,4 +178,49 @@ impl Params {
 fn add<T>(column: &mut Vec<Option<T>>, value: T) -> bool {
     column.push(Some(value));
     true
+}
+
+/// As the server reads it into a variable of whatever type.
+fn text(value: &Value) -> Option<String> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Bool(v) => v.to_string(),
+        Value::Int(v) => v.to_string(),
+        Value::Float(v) => v.to_string(),
+        Value::Text(v) | Value::Decimal(v) | Value::Json(v) => v.clone(),
+        Value::Bytes(v) => v.iter().fold("\\x".to_owned(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        }),
+        Value::Uuid(v) => crate::value::uuid_text(*v),
+        Value::Timestamp(us) => timestamp::format(*us),
+    })
+}
+
+/// Parameters that were submitted by SQL, from the texts that `prism.param_text` makes. `None` if
+/// they are not such.
+pub(super) fn values_of_text(types: &[ParamType], texts: &[Option<String>]) -> Option<Vec<Value>> {
+    if types.len() != texts.len() {
+        return None;
+    }
+    let value = |(ty, text): (&ParamType, &Option<String>)| {
+        let Some(text) = text else {
+            return Some(Value::Null);
+        };
+        let value = match ty.stored() {
+            ParamType::Bool => Value::Bool(text.parse().ok()?),
+            ParamType::Int => Value::Int(text.parse().ok()?),
+            ParamType::Float => Value::Float(text.parse().ok()?),
+            ParamType::Decimal => Value::Decimal(text.clone()),
+            ParamType::Text => Value::Text(text.clone()),
+            ParamType::Bytes => Value::Bytes(super::old::bytes(&format!("\\x{text}"))?),
+            ParamType::Uuid | ParamType::GenUuid => {
+                Value::Uuid(uuid::Uuid::parse_str(text).ok()?.into_bytes())
+            }
+            ParamType::Timestamp | ParamType::GenNow => Value::Timestamp(text.parse().ok()?),
+            ParamType::Json => Value::Json(text.clone()),
+        };
+        Some(value).filter(Value::is_valid)
+    };
+    types.iter().zip(texts).map(value).collect()
 }

@@ -10,6 +10,7 @@ use postgres::{Client, Config, NoTls, Row, Statement};
 
 use super::fault::{Fault, plain};
 use super::migrate::VERSION;
+use crate::catalogue::{Kind, StatementConfig};
 use crate::{DbError, Digest, ParamType};
 
 /// PostgreSQL 13: `xid8` and `pg_current_xact_id`.
@@ -33,6 +34,9 @@ pub(super) struct Installed {
     pub name: String,
     pub params: Vec<ParamType>,
     pub old_columns: usize,
+    pub has_undo: bool,
+    /// Its undo is guarded, so that its row counts differ for good reasons.
+    pub is_absolute: bool,
 }
 
 /// All versions that the dispatcher knows.
@@ -296,7 +300,7 @@ impl Session {
         let rows = self
             .client
             .query(
-                "SELECT id, digest, name, params, old_columns FROM prism.statement",
+                "SELECT id, digest, name, params, old_columns, definition FROM prism.statement",
                 &[],
             )
             .map_err(|e| grants(plain(&e)))?;
@@ -310,8 +314,11 @@ impl Session {
                 // A newer version's type: as good as unknown.
                 continue;
             };
+            let config: Option<StatementConfig> = serde_json::from_str(column(&row, 5)?).ok();
             let installed = Installed {
                 id,
+                has_undo: config.as_ref().is_some_and(|c| c.undo.is_some()),
+                is_absolute: config.is_some_and(|c| c.kind == Kind::Absolute),
                 name: column(&row, 2)?,
                 params,
                 old_columns: usize::try_from(column::<i32>(&row, 4)?).unwrap_or_default(),

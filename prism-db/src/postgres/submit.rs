@@ -1,32 +1,42 @@
 //! Submit: BEGIN, one call of `prism.submit_batch`, COMMIT.
 //!
-//! Unlike an apply, a submit must not happen twice, so the COMMIT is a step of its own: up to it,
-//! whoever gives up knows that nothing was written.
+//! Unlike an apply, a submit must not happen twice, so the COMMIT is a step of its own.
 
+use std::sync::Arc;
+
+use postgres::error::SqlState;
 use postgres::types::ToSql;
 use prism_proto::{RegionKey, Seq, Tag};
 
 use super::apply::from_one;
 use super::fault::{self, Fault};
-use super::link::Gate;
 use super::params::{Params, Uuid};
-use super::session::{Session, column};
+use super::requests::{self, ON_RECORD};
+use super::session::{Session, Statements, column};
+use super::transaction::transaction;
 use super::{PgDatabase, old, unsigned};
-use crate::{Committed, DbError, Hlc, Submission, Update, chain};
+use crate::{Committed, DbError, Hlc, MAX_UPDATE, Submission, Update, chain};
 
 const SUBMIT: &str = "SELECT r_item, r_state, r_message, r_detail, r_first, r_prev_tag, r_hlc,
         r_rows, r_old, r_seen
-    FROM prism.submit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    FROM prism.submit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
+/// By how much an undo may be larger than what it undoes: it names it, and has seen more streams.
+const UNDO_ROOM: usize = 256;
+
+/// Submissions, ready to be sent.
 #[derive(Debug)]
-struct Batch {
-    submissions: Vec<Submission>,
-    ids: Vec<i32>,
-    tags: Vec<i64>,
-    encoded: Vec<Vec<u8>>,
-    requests: Vec<Option<Uuid>>,
-    old_columns: Vec<usize>,
-    params: Params,
+pub(super) struct Batch {
+    pub submissions: Vec<Submission>,
+    pub statements: Arc<Statements>,
+    pub ids: Vec<i32>,
+    pub tags: Vec<i64>,
+    pub encoded: Vec<Vec<u8>>,
+    pub requests: Vec<Option<Uuid>>,
+    pub bodies: Vec<Vec<u8>>,
+    pub old_columns: Vec<usize>,
+    has_undo: Vec<bool>,
+    pub params: Params,
     max_update: usize,
 }
 
@@ -38,24 +48,33 @@ impl PgDatabase {
         if submissions.is_empty() {
             return Ok(Vec::new());
         }
+        let batch = self.batch(submissions)?;
+        self.call_once(move |session, gate| {
+            let result = transaction(session, gate, |session| execute(session, &batch));
+            batch.judge(session, result)
+        })
+        .map_err(|error| self.name_submission(submissions, error))
+    }
+
+    /// Checks and encodes.
+    pub(super) fn batch(&mut self, submissions: &[Submission]) -> Result<Batch, DbError> {
         self.connected()?;
-        let unknown = |db: &Self| {
-            submissions
-                .iter()
-                .position(|s| db.statements.get(&s.statement).is_none())
-        };
-        if unknown(self).is_some() {
+        let known = |db: &Self, s: &Submission| db.statements.get(&s.statement).is_some();
+        if !submissions.iter().all(|s| known(self, s)) {
             self.reload_statements()?;
         }
         let mut batch = Batch {
             submissions: submissions.to_vec(),
+            statements: Arc::clone(&self.statements),
             ids: Vec::new(),
             tags: Vec::new(),
             encoded: Vec::new(),
             requests: Vec::new(),
+            bodies: Vec::new(),
             old_columns: Vec::new(),
+            has_undo: Vec::new(),
             params: Params::default(),
-            max_update: self.options.max_update,
+            max_update: self.options.max_update.min(MAX_UPDATE),
         };
         for (index, submission) in submissions.iter().enumerate() {
             let installed = self
@@ -66,70 +85,112 @@ impl PgDatabase {
             batch.tags.push(chain::random_u64()?.cast_signed());
             batch.encoded.push(encode(submission)?);
             batch.requests.push(submission.request_id.map(Uuid));
+            let body = installed.body(&submission.params);
+            batch.bodies.push(body.0.to_vec());
             batch.old_columns.push(installed.old_columns);
+            batch.has_undo.push(installed.has_undo);
             batch
                 .params
                 .push(index, &installed.params, &submission.params)?;
         }
-        self.call_once(move |session, gate| run(session, gate, &batch))
-            .map_err(|error| match error {
-                DbError::Sql {
-                    class,
-                    sqlstate,
-                    message,
-                    index,
-                } => DbError::Sql {
-                    class,
-                    message: match index.and_then(|i| submissions.get(i)) {
-                        Some(submission) => self.named(&submission.statement, &message),
-                        None => message,
-                    },
-                    sqlstate,
-                    index,
-                },
-                other => other,
-            })
+        Ok(batch)
     }
+
+    /// The error with the name of its statement.
+    pub(super) fn name_submission(&self, submissions: &[Submission], error: DbError) -> DbError {
+        match error {
+            DbError::Sql {
+                class,
+                sqlstate,
+                message,
+                index,
+            } => DbError::Sql {
+                class,
+                message: match index.and_then(|i| submissions.get(i)) {
+                    Some(submission) => self.named(&submission.statement, &message),
+                    None => message,
+                },
+                sqlstate,
+                index,
+            },
+            other => other,
+        }
+    }
+}
+
+impl Batch {
+    /// # Errors
+    /// `TooLarge`: peers would not take it, or not its undo.
+    pub fn check_size(&self, index: usize, update: &Update) -> Result<(), DbError> {
+        let room = if self.has_undo[index] { UNDO_ROOM } else { 0 };
+        let size = update.encode().len();
+        // What the operator has configured is for updates; the format's limit is for everything.
+        if size > self.max_update || size + room > MAX_UPDATE {
+            let limit = self.max_update.min(MAX_UPDATE - room);
+            return Err(DbError::TooLarge { index, size, limit });
+        }
+        Ok(())
+    }
+
+    /// After the transaction: a repetition is looked up.
+    ///
+    /// # Errors
+    /// Those of `result`; `Repeated`.
+    pub fn judge<T>(&self, session: &mut Session, result: Result<T, Fault>) -> Result<T, Fault> {
+        match result {
+            Err(Fault::Db(DbError::Sql { sqlstate, .. })) if sqlstate == ON_RECORD => Err(
+                requests::repeated(session, &self.statements, &self.submissions),
+            ),
+            other => other,
+        }
+    }
+}
+
+/// A request id met itself in the index.
+pub(super) fn on_record(error: &postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|e| {
+        *e.code() == SqlState::UNIQUE_VIOLATION
+            && e.schema() == Some("prism")
+            && e.table() == Some("request")
+    })
+}
+
+/// An error of a function that puts requests on record.
+pub(super) fn of_requests(error: postgres::Error) -> Fault {
+    if on_record(&error) {
+        DbError::sql(ON_RECORD, "the request is on record", None).into()
+    } else {
+        error.into()
+    }
+}
+
+/// The failure that four columns from `first` on tell of: item, SQLSTATE, message, detail.
+pub(super) fn failure(row: &postgres::Row, first: usize) -> Result<Option<DbError>, DbError> {
+    let Some(item) = column::<Option<i32>>(row, first)? else {
+        return Ok(None);
+    };
+    let state: Option<String> = column(row, first + 1)?;
+    let message: Option<String> = column(row, first + 2)?;
+    let detail: Option<String> = column(row, first + 3)?;
+    let message = fault::words(&message.unwrap_or_default(), detail.as_deref(), None);
+    let state = state.unwrap_or_default();
+    Ok(Some(DbError::sql(&state, message, Some(from_one(item)))))
 }
 
 fn encode(submission: &Submission) -> Result<Vec<u8>, DbError> {
     postcard::to_stdvec(&submission.params).map_err(|e| DbError::sql("XX000", e.to_string(), None))
 }
 
-fn run(session: &mut Session, gate: &Gate, batch: &Batch) -> Result<Vec<Committed>, Fault> {
-    session.begin()?;
-    let result = execute(session, batch);
-    // Judged by the results of the statements: COMMIT of a failed transaction "succeeds" as well,
-    // but a transaction whose last call gave a result has not failed.
-    let committed = match result {
-        Ok(committed) if gate.may_commit() => committed,
-        Ok(_) => {
-            let _ = session.client.batch_execute("ROLLBACK");
-            return Err(DbError::Unreachable("the call was given up".to_owned()).into());
-        }
-        Err(fault) => {
-            session
-                .client
-                .batch_execute("ROLLBACK")
-                .map_err(|error| DbError::Unreachable(fault::plain(&error).to_string()))?;
-            return Err(fault);
-        }
-    };
-    session
-        .client
-        .batch_execute("COMMIT")
-        .map_err(|error| fault::committing(&error))?;
-    Ok(committed)
-}
-
-fn execute(session: &mut Session, batch: &Batch) -> Result<Vec<Committed>, Fault> {
+/// Runs and numbers the batch, inside a transaction.
+pub(super) fn execute(session: &mut Session, batch: &Batch) -> Result<Vec<Committed>, Fault> {
     let statement = session.prepared(SUBMIT)?;
     let [text, int, float, bool, bytes, uuid, time] = batch.params.columns();
-    let params: [&(dyn ToSql + Sync); 11] = [
+    let params: [&(dyn ToSql + Sync); 12] = [
         &batch.ids,
         &batch.tags,
         &batch.encoded,
         &batch.requests,
+        &batch.bodies,
         text,
         int,
         float,
@@ -138,13 +199,11 @@ fn execute(session: &mut Session, batch: &Batch) -> Result<Vec<Committed>, Fault
         uuid,
         time,
     ];
-    let row = session.client.query_one(&statement, &params)?;
-    if let Some(item) = column::<Option<i32>>(&row, 0)? {
-        let state: Option<String> = column(&row, 1)?;
-        let message: Option<String> = column(&row, 2)?;
-        let detail: Option<String> = column(&row, 3)?;
-        let message = fault::words(&message.unwrap_or_default(), detail.as_deref(), None);
-        let error = DbError::sql(&state.unwrap_or_default(), message, Some(from_one(item)));
+    let row = session
+        .client
+        .query_one(&statement, &params)
+        .map_err(of_requests)?;
+    if let Some(error) = failure(&row, 0)? {
         return Err(error.into());
     }
     let first = unsigned(&row, 4)?;
@@ -169,11 +228,7 @@ fn execute(session: &mut Session, batch: &Batch) -> Result<Vec<Committed>, Fault
             held: false,
             request_id: submission.request_id,
         };
-        let size = update.encode().len();
-        if size > batch.max_update {
-            let limit = batch.max_update;
-            return Err(DbError::TooLarge { index, size, limit }.into());
-        }
+        batch.check_size(index, &update)?;
         prev_tag = update.tag;
         let seq = Seq(first + index as u64);
         committed.push(Committed { seq, update });
