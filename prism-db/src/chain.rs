@@ -91,7 +91,7 @@ impl Draft {
 
 /// What the undo of an update may have more than the update itself: the number that it names, and
 /// longer watermarks.
-const UNDO_ROOM: usize = 1024;
+pub(crate) const UNDO_ROOM: usize = 1024;
 
 /// Gives what was executed its numbers, tags and clock; each update names the one before it.
 /// Returns the new tail as well.

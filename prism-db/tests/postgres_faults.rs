@@ -18,13 +18,6 @@ use prism_proto::{Epoch, Seq};
 
 const KILLS: &str = "SELECT kills FROM users WHERE id = 1";
 
-fn with_id(mut submission: Submission, n: u64) -> Submission {
-    let mut id = [7; 16];
-    id[..8].copy_from_slice(&n.to_be_bytes());
-    submission.request_id = Some(id);
-    submission
-}
-
 /// A user with no kills in every region, and a stream of `n` updates of NA that each add one.
 fn stream_of(na: &mut Region, n: u64) -> (Epoch, Vec<ApplyItem>) {
     let mut batch = vec![user(1)];

@@ -4,7 +4,8 @@
 mod pg;
 
 use pg::*;
-use prism_db::{DatabaseUrl, DbError, ErrorClass, migrate};
+use prism_db::{DatabaseUrl, DbError, ErrorClass, Value, migrate};
+use prism_proto::Seq;
 
 /// A database of another owner than `prism`, and a second role without any rights.
 fn with_roles(name: &str) -> (DatabaseUrl, String) {
@@ -161,4 +162,86 @@ fn what_a_statement_lacks_here_is_found_before_it_runs() {
         "{defaults}"
     );
     assert_eq!(na.number("SELECT count(*) FROM users"), 0);
+}
+
+/// As the first version left it, with updates under way.
+#[test]
+fn a_database_of_the_first_version_is_upgraded_with_what_it_holds() {
+    let (owner, _) = with_roles("upgrade");
+    let DatabaseUrl::Postgres(url) = &owner else {
+        unreachable!()
+    };
+    let mut sql = postgres::Client::connect(url, postgres::NoTls).unwrap();
+    let catalogue = catalogue();
+    let statement = catalogue.get("add_kills").unwrap();
+    sql.batch_execute("CREATE SCHEMA prism").unwrap();
+    sql.batch_execute(include_str!("../src/postgres/migrations/0001_ledger.sql"))
+        .unwrap();
+    sql.execute(
+        "INSERT INTO prism.statement (digest, name, definition, params, old_columns)
+         VALUES ($1, 'add_kills', $2, '{int,int}', 0)",
+        &[&statement.digest().0.as_slice(), &statement.definition()],
+    )
+    .unwrap();
+    let update = prism_db::Update {
+        tag: prism_proto::Tag(8),
+        prev_tag: prism_proto::Tag(0),
+        statement: statement.digest(),
+        params: vec![Value::Int(1), Value::Int(2)],
+        old: vec![],
+        hlc: prism_db::Hlc(5),
+        rows: 1,
+        seen: vec![],
+        undoes: None,
+        held: false,
+        request_id: None,
+    };
+    sql.execute(
+        "INSERT INTO prism.rejected (stream, epoch, seq, statement, update, sqlstate, message)
+         VALUES ('EU', 5, 3, $1, $2, '23514', 'no')",
+        &[&statement.digest().0.as_slice(), &update.encode()],
+    )
+    .unwrap();
+    let params = [2u8, 2, 2, 2, 4];
+    sql.batch_execute(
+        "CREATE TABLE users (id bigint PRIMARY KEY, name text, kills bigint NOT NULL DEFAULT 0);
+         INSERT INTO users VALUES (1, 'a', 2);
+         CREATE FUNCTION prism.s_1(bigint, bigint) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';
+         CREATE FUNCTION prism.submit_batch(p_ids integer[]) RETURNS int LANGUAGE sql AS 'SELECT 1';
+         INSERT INTO prism.region (name, epoch, next_seq, last_tag, hlc, schema_version)
+             VALUES ('NA', 77, 3, 9, 5, 1);
+         INSERT INTO prism.watermark (stream, key, epoch, applied)
+             VALUES ('EU', 4, 5, 3);
+         INSERT INTO prism.lane (peer) VALUES ('EU');",
+    )
+    .unwrap();
+    for (seq, tag, prev) in [(1i64, 8i64, 0i64), (2, 9, 8)] {
+        sql.execute(
+            "INSERT INTO prism.outbox (seq, tag, prev_tag, hlc, rows, statement, params, seen)
+             VALUES ($1, $2, $3, $1, 1, 1, $4, '{}')",
+            &[&seq, &tag, &prev, &params.as_slice()],
+        )
+        .unwrap();
+    }
+    let migrated = migrate(&owner, &topology("NA"), &catalogue).unwrap();
+    assert_eq!((migrated.from_version, migrated.to_version), (1, 2));
+    let mut db = open(url, options("NA"));
+    let mut read = Vec::new();
+    db.outbox_read(Seq(1), Seq(9), 1 << 20, &mut |seq, bytes| {
+        read.push((seq.0, prism_db::Update::decode(bytes).unwrap()));
+    })
+    .unwrap();
+    assert_eq!(read.len(), 2);
+    assert_eq!(read[0].1.params, update.params);
+    let lane = db.lanes().unwrap().remove(1);
+    assert_eq!((lane.peer.as_str(), lane.backlog > 0), ("EU", true));
+    assert_eq!(lane.backlog, db.outbox_figures().unwrap().bytes);
+    // What was refused before is told now, its origin never heard of it durably.
+    assert_eq!(db.refusals("EU", 9).unwrap().len(), 1);
+    let committed = db.submit(&[kills(1, 1)]).unwrap();
+    assert_eq!(committed[0].seq.0, 3);
+    assert!(db.lanes().unwrap().remove(1).backlog > lane.backlog);
+    // Twice is as good as once.
+    let again = migrate(&owner, &topology("NA"), &catalogue).unwrap();
+    assert_eq!((again.from_version, again.region.next_seq.0), (2, 4));
 }

@@ -13,7 +13,7 @@ use super::submit::on_record;
 use super::{PgDatabase, held, position};
 use crate::chain::{self, Plan};
 use crate::{
-    ApplyItem, ApplyReport, ApplyRequest, DbError, Digest, Drift, ItemAction, Update, Value,
+    ApplyItem, ApplyReport, ApplyRequest, DbError, Drift, ItemAction,
 };
 
 /// Somebody else's progress makes us begin again with what is left; each round means progress.
@@ -171,7 +171,7 @@ impl PgDatabase {
         let items = &request.items[start..];
         let unknown = |item: &ApplyItem| {
             item.action == ItemAction::Run
-                && !is_notice(&item.update)
+                && item.update.notice().is_none()
                 && self.statements.get(&item.update.statement).is_none()
         };
         if items.iter().any(unknown) {
@@ -246,17 +246,16 @@ fn build(
         batch.hlc = batch.hlc.max(update.hlc.0.cast_signed());
         let installed = statements.get(&update.statement);
         let body = || installed.map(|i| i.body(&update.params).0.to_vec());
-        // The undo of a guarded statement finds what it finds.
-        let guarded = update.undoes.is_some() && installed.is_some_and(|i| i.is_absolute);
-        batch.expect.push(if guarded {
-            -1
-        } else {
+        let counts = chain::counts(update, installed.is_some_and(|i| i.is_absolute));
+        batch.expect.push(if counts {
             update.rows.cast_signed()
+        } else {
+            -1
         });
         let mut id = 0;
         let mut request = None;
         match (&item.action, update.undoes) {
-            (ItemAction::Run, Some(undone)) if !is_notice(update) => {
+            (ItemAction::Run, Some(undone)) if update.notice().is_none() => {
                 let installed = installed
                     .ok_or_else(|| DbError::unknown_statement(update.statement, index))?;
                 batch.undo_item.push(from_zero(index));
@@ -272,7 +271,7 @@ fn build(
                 }
             }
             (ItemAction::Run, Some(_)) => {
-                let (sqlstate, message) = notice(update);
+                let (sqlstate, message) = update.notice().unwrap_or(("XX000", ""));
                 batch.reject(item, sqlstate, message, None, true);
             }
             (ItemAction::Run, None) => {
@@ -288,7 +287,7 @@ fn build(
                 if undoes.is_none() && installed.is_some() {
                     request = update.request_id.map(Uuid);
                 }
-                let told = is_notice(update);
+                let told = update.notice().is_some();
                 batch.reject(item, sqlstate, message, request, told);
             }
             (ItemAction::Skip, _) => {}
@@ -326,19 +325,6 @@ impl Batch {
         self.reject_message.push(message.replace('\0', ""));
         self.reject_request.push(request);
         self.reject_told.push(told);
-    }
-}
-
-/// Tells that the origin's own database refused an undo: there is nothing to run.
-pub(super) fn is_notice(update: &Update) -> bool {
-    update.undoes.is_some() && update.statement == Digest::default()
-}
-
-/// SQLSTATE and words that a notice carries.
-fn notice(update: &Update) -> (&str, &str) {
-    match update.params.as_slice() {
-        [Value::Text(sqlstate), Value::Text(message)] => (sqlstate, message),
-        _ => ("XX000", "an undo was refused at its origin"),
     }
 }
 

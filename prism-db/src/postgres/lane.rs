@@ -19,7 +19,7 @@ macro_rules! lanes {
                 CASE WHEN l.lease_until > clock_timestamp() THEN l.holder END,
                 CASE WHEN l.wanted_until > clock_timestamp() THEN l.wanted END,
                 l.stale, coalesce(r.bytes - o.bytes, 0),
-                greatest(0, (extract(epoch FROM clock_timestamp() - o.at) * 1000)::bigint)
+                abs((extract(epoch FROM clock_timestamp() - o.at) * 1000)::bigint)
             FROM prism.lane l CROSS JOIN prism.region r
             LEFT JOIN LATERAL (
                 SELECT o.bytes, o.at FROM prism.outbox o

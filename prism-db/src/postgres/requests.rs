@@ -12,7 +12,8 @@ use super::session::{Installed, Session, Statements, column, digest};
 use super::transaction::transaction;
 use super::{PgDatabase, interval};
 use crate::{
-    DbError, Digest, Hlc, RequestRow, RequestState, Submission, UndoReason, Update, body_digest,
+    DbError, Digest, Hlc, Repeat, RequestRow, RequestState, Submission, UndoReason, Update,
+    body_digest, chain,
 };
 
 /// SQLSTATE by which our own functions say that a request id of the batch is on record.
@@ -78,11 +79,7 @@ fn state(code: &str, answer: Option<&str>, stream: &str) -> RequestState {
 pub(super) fn reason(answer: Option<&str>, stream: &str) -> UndoReason {
     answer
         .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_else(|| UndoReason::Refused {
-            region: stream.to_owned(),
-            sqlstate: String::new(),
-            message: format!("undone; ask a node of {stream} for the reason"),
-        })
+        .unwrap_or_else(|| chain::undone_elsewhere(stream))
 }
 
 fn recorded(row: &Row, statements: &Statements) -> Result<Recorded, DbError> {
@@ -136,26 +133,26 @@ pub(super) fn repeated(
         Ok(found) => found,
         Err(fault) => return fault,
     };
-    let mut repeated = Vec::new();
+    let mut repeats = Vec::new();
     for (index, submission) in submissions.iter().enumerate() {
         let on_record = found
             .iter()
             .find(|(_, row)| Some(row.request_id) == submission.request_id);
-        if let Some((body, row)) = on_record {
+        if let Some((known, row)) = on_record {
             let mut row = row.clone();
-            if body.is_none()
-                && let Some(installed) = statements.get(&submission.statement)
-            {
-                row.body = installed.body(&submission.params);
+            let installed = statements.get(&submission.statement);
+            let body = installed.map_or(row.body, |i| i.body(&submission.params));
+            if known.is_none() {
+                row.body = body;
             }
-            repeated.push((index, row));
+            repeats.push(Repeat { index, body, row });
         }
     }
-    Fault::Db(if repeated.is_empty() {
+    Fault::Db(if repeats.is_empty() {
         // Undone by a rollback or forgotten by a trim in between, or twice in one batch.
         DbError::sql("40001", "a request with the same id was in the way", None)
     } else {
-        DbError::Repeated(repeated)
+        DbError::Repeated(repeats)
     })
 }
 

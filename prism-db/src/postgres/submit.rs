@@ -21,9 +21,6 @@ const SUBMIT: &str = "SELECT r_item, r_state, r_message, r_detail, r_first, r_pr
         r_rows, r_old, r_seen
     FROM prism.submit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
-/// By how much an undo may be larger than what it undoes: it names it, and has seen more streams.
-const UNDO_ROOM: usize = 256;
-
 /// Submissions, ready to be sent.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -35,7 +32,6 @@ pub(super) struct Batch {
     pub requests: Vec<Option<Uuid>>,
     pub bodies: Vec<Vec<u8>>,
     pub old_columns: Vec<usize>,
-    has_undo: Vec<bool>,
     pub params: Params,
     max_update: usize,
 }
@@ -72,9 +68,8 @@ impl PgDatabase {
             requests: Vec::new(),
             bodies: Vec::new(),
             old_columns: Vec::new(),
-            has_undo: Vec::new(),
             params: Params::default(),
-            max_update: self.options.max_update.min(MAX_UPDATE),
+            max_update: self.options.max_update.min(MAX_UPDATE - chain::UNDO_ROOM),
         };
         for (index, submission) in submissions.iter().enumerate() {
             let installed = self
@@ -88,7 +83,6 @@ impl PgDatabase {
             let body = installed.body(&submission.params);
             batch.bodies.push(body.0.to_vec());
             batch.old_columns.push(installed.old_columns);
-            batch.has_undo.push(installed.has_undo);
             batch
                 .params
                 .push(index, &installed.params, &submission.params)?;
@@ -122,11 +116,8 @@ impl Batch {
     /// # Errors
     /// `TooLarge`: peers would not take it, or not its undo.
     pub fn check_size(&self, index: usize, update: &Update) -> Result<(), DbError> {
-        let room = if self.has_undo[index] { UNDO_ROOM } else { 0 };
-        let size = update.encode().len();
-        // What the operator has configured is for updates; the format's limit is for everything.
-        if size > self.max_update || size + room > MAX_UPDATE {
-            let limit = self.max_update.min(MAX_UPDATE - room);
+        let (size, limit) = (update.encode().len(), self.max_update);
+        if size > limit {
             return Err(DbError::TooLarge { index, size, limit });
         }
         Ok(())

@@ -8,11 +8,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls};
+use prism_db::apply::{Applier, ApplyOutcome};
 use prism_db::catalogue::{Catalogue, Kind, OnReject, Reads, StatementConfig};
 use prism_db::throwaway::Cluster;
 use prism_db::{
     ApplyItem, ApplyReport, ApplyRequest, Committed, Database, DatabaseUrl, DbError, ItemAction,
-    OpenOptions, ParamType, Submission, Topology, Value,
+    OpenOptions, ParamType, Submission, Topology, Update, Value,
 };
 use prism_proto::{Epoch, RegionKey, Seq};
 
@@ -51,6 +52,17 @@ pub fn catalogue() -> Arc<Catalogue> {
         Kind::Absolute,
     );
     rename.old = Some("SELECT name, kills FROM users WHERE id = $1".to_owned());
+    rename.undo =
+        Some("UPDATE users SET name = $old1 WHERE id = $1 AND name = $2 AND $old2 >= 0".to_owned());
+    rename.on_reject = OnReject::Undo;
+    let mut add_kills = statement(
+        "add_kills",
+        "UPDATE users SET kills = kills + $2 WHERE id = $1",
+        &[Int, Int],
+        Kind::Delta,
+    );
+    add_kills.undo = Some("UPDATE users SET kills = kills - $2 WHERE id = $1".to_owned());
+    add_kills.on_reject = OnReject::Undo;
     let configs = [
         statement(
             "add_user",
@@ -58,12 +70,7 @@ pub fn catalogue() -> Arc<Catalogue> {
             &[Int, Text],
             Kind::Insert,
         ),
-        statement(
-            "add_kills",
-            "UPDATE users SET kills = kills + $2 WHERE id = $1",
-            &[Int, Int],
-            Kind::Delta,
-        ),
+        add_kills,
         rename,
         statement(
             "add_item",
@@ -240,6 +247,57 @@ pub fn assert_done(report: &ApplyReport, upto: u64, ran: u64, had: u64) {
         ),
         other => panic!("not done: {other:?}"),
     }
+}
+
+/// The same submission under a caller's id.
+pub fn with_id(mut submission: Submission, n: u64) -> Submission {
+    submission.request_id = Some(id(n));
+    submission
+}
+
+pub fn id(n: u64) -> [u8; 16] {
+    let mut id = [7; 16];
+    id[..8].copy_from_slice(&n.to_be_bytes());
+    id
+}
+
+/// The stream of `from` as its outbox holds it.
+pub fn outbox(from: &mut Region) -> Vec<ApplyItem> {
+    let mut items = Vec::new();
+    from.db
+        .outbox_read(Seq(1), Seq(u64::MAX >> 1), usize::MAX, &mut |seq, bytes| {
+            items.push(ApplyItem {
+                seq,
+                update: Update::decode(bytes).expect("an update"),
+                action: ItemAction::Run,
+            });
+        })
+        .expect("the outbox");
+    items
+}
+
+/// Applies all of `from`'s stream at `to`, as a node does.
+pub fn ship(from: &mut Region, to: &mut Region) -> ApplyOutcome {
+    let updates: Vec<_> = outbox(from)
+        .iter()
+        .map(|item| (item.seq, item.update.encode()))
+        .collect();
+    let epoch = from.epoch();
+    Applier::new(catalogue(), topology(&to.name).regions).apply(
+        &mut *to.db,
+        &from.name,
+        epoch,
+        &updates,
+    )
+}
+
+/// The same, and everything is applied.
+#[track_caller]
+pub fn ship_all(from: &mut Region, to: &mut Region) {
+    let outcome = ship(from, to);
+    assert_eq!(outcome.wait, None);
+    let end = from.db.region().expect("region").next_seq;
+    assert_eq!(outcome.position.map(|p| p.seq.next()), Some(end));
 }
 
 #[track_caller]

@@ -59,6 +59,7 @@ BEGIN
     END IF;
     -- What was refused here, or undone already, has nothing to be undone.
     IF cardinality(p_undo_item) > 0 THEN
+        PERFORM prism.await_held(p_undo_item, p_undo_request, p_undo_body);
         SELECT array_agg(u.item) INTO v_leave
             FROM unnest(p_undo_item, p_undo_seq, p_undo_request, p_undo_body)
                 AS u (item, seq, request_id, body)
@@ -114,8 +115,8 @@ BEGIN
         INSERT INTO prism.rejected
                 (stream, epoch, seq, statement, update, sqlstate, message, told, resolution)
             SELECT p_stream, p_epoch, u.seq, u.statement, u.update, u.state, u.message, u.told,
-                   (SELECT 'skipped' FROM prism.skip s
-                    WHERE s.stream = p_stream AND s.seq = u.seq)
+                   -- An operator's skip.
+                   CASE u.state WHEN 'PR020' THEN 'skipped' END
             FROM unnest(p_reject_seq, p_reject_statement, p_reject_update, p_reject_state,
                         p_reject_message, p_reject_told)
                 AS u (seq, statement, update, state, message, told)
@@ -168,10 +169,30 @@ BEGIN
         FROM unnest(p_requests, p_bodies) WITH ORDINALITY AS u (id, body, i)
         WHERE q.request_id = u.id AND q.body_digest = u.body
           AND q.state = 'r' AND q.seq IS NULL;
+    PERFORM prism.await_held(array_agg(u.i::integer), array_agg(u.id), array_agg(u.body))
+        FROM unnest(p_requests, p_bodies) WITH ORDINALITY AS u (id, body, i);
     SELECT array_agg(u.i::integer) INTO r_doubles
         FROM unnest(p_requests, p_bodies) WITH ORDINALITY AS u (id, body, i)
         JOIN prism.request q ON q.request_id = u.id
         WHERE coalesce(q.body_digest = u.body, true)
           AND (q.stream, q.seq) IS DISTINCT FROM (p_stream, p_first + u.i - 1);
+END
+$function$;
+
+-- The same request is held in this region, and comes from another one: its outcome is waited for.
+CREATE OR REPLACE FUNCTION prism.await_held(
+    p_items integer[], p_requests uuid[], p_bodies bytea[]
+) RETURNS void LANGUAGE plpgsql AS $function$
+DECLARE
+    v_item integer;
+BEGIN
+    SELECT min(u.item) INTO v_item
+        FROM unnest(p_items, p_requests, p_bodies) AS u (item, id, body)
+        JOIN prism.request q ON q.request_id = u.id
+        WHERE q.state = 'h' AND coalesce(q.body_digest = u.body, true);
+    IF v_item IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PR004', HINT = concat_ws(' ', 'failed', v_item, '55P03'),
+            MESSAGE = 'the same request is held in this region; its outcome is waited for';
+    END IF;
 END
 $function$;
