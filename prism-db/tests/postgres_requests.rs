@@ -249,7 +249,9 @@ fn backlog_is_told_in_bytes_and_a_stale_region_holds_up_no_trimming() {
     let all = lane(&mut na, "EU");
     let encoded: usize = sent.iter().map(|c| c.update.encode().len()).sum();
     assert!(
-        all.backlog > encoded as u64 / 2 && all.backlog < encoded as u64 * 2 && all.waiting.is_some(),
+        all.backlog > encoded as u64 / 2
+            && all.backlog < encoded as u64 * 2
+            && all.waiting.is_some(),
         "{all:?} {encoded}"
     );
     na.db.lane_acked("EU", at(25)).unwrap();
@@ -279,7 +281,10 @@ fn backlog_is_told_in_bytes_and_a_stale_region_holds_up_no_trimming() {
     na.db.lane_stale("EU", true).unwrap();
     assert_eq!(na.db.outbox_trim(Duration::ZERO, 1000).unwrap(), 25);
     assert_eq!(na.db.region().unwrap().next_seq, Seq(51));
-    assert_eq!(na.db.submit(&[kills(1, 1)]).unwrap()[0].update.prev_tag, sent[49].update.tag);
+    assert_eq!(
+        na.db.submit(&[kills(1, 1)]).unwrap()[0].update.prev_tag,
+        sent[49].update.tag
+    );
 }
 
 #[test]

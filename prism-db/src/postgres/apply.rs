@@ -12,9 +12,7 @@ use super::session::{Session, Statements, column};
 use super::submit::on_record;
 use super::{PgDatabase, held, position};
 use crate::chain::{self, Plan};
-use crate::{
-    ApplyItem, ApplyReport, ApplyRequest, DbError, Drift, ItemAction,
-};
+use crate::{ApplyItem, ApplyReport, ApplyRequest, DbError, Drift, ItemAction};
 
 /// Somebody else's progress makes us begin again with what is left; each round means progress.
 const MAX_ROUNDS: usize = 64;
@@ -256,8 +254,8 @@ fn build(
         let mut request = None;
         match (&item.action, update.undoes) {
             (ItemAction::Run, Some(undone)) if update.notice().is_none() => {
-                let installed = installed
-                    .ok_or_else(|| DbError::unknown_statement(update.statement, index))?;
+                let installed =
+                    installed.ok_or_else(|| DbError::unknown_statement(update.statement, index))?;
                 batch.undo_item.push(from_zero(index));
                 batch.undo_seq.push(undone.0.cast_signed());
                 batch.undo_request.push(update.request_id.map(Uuid));
@@ -275,8 +273,8 @@ fn build(
                 batch.reject(item, sqlstate, message, None, true);
             }
             (ItemAction::Run, None) => {
-                let installed = installed
-                    .ok_or_else(|| DbError::unknown_statement(update.statement, index))?;
+                let installed =
+                    installed.ok_or_else(|| DbError::unknown_statement(update.statement, index))?;
                 id = installed.id;
                 request = update.request_id.map(Uuid);
                 batch
@@ -409,10 +407,14 @@ fn careful(error: postgres::Error) -> Result<Answer, Fault> {
     };
     if let Some(db) = error.as_db_error().filter(|e| e.code().code() == CAREFUL) {
         let mut hint = db.hint().unwrap_or_default().split(' ');
-        hint.next().unwrap_or("failed").clone_into(&mut answer.outcome);
+        hint.next()
+            .unwrap_or("failed")
+            .clone_into(&mut answer.outcome);
         let item = hint.next().and_then(|item| item.parse().ok());
         answer.item = item.map_or(0, from_one);
-        hint.next().unwrap_or_default().clone_into(&mut answer.state);
+        hint.next()
+            .unwrap_or_default()
+            .clone_into(&mut answer.state);
         answer.message = fault::words(db.message(), db.detail(), None);
         return Ok(answer);
     }

@@ -6,8 +6,8 @@ use postgres::Row;
 use prism_proto::{Position, Seq, Tag, Verdict};
 
 use super::fault::Fault;
-use super::session::{Session, column};
 use super::params::values_of_text;
+use super::session::{Session, column};
 use super::submit::seen;
 use super::{PgDatabase, interval, old, read_region, unsigned};
 use crate::{Committed, DbError, Hlc, OutboxFigures, Update, Value, chain};
@@ -28,7 +28,8 @@ const READ: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, sta
     ORDER BY seq LIMIT $3";
 
 /// Of a transaction's own connection as well as of any other.
-pub(super) const ONE: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, state <> 'f',
+pub(super) const ONE: &str =
+    "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, state <> 'f',
         uuid_send(request_id), params, old, seen, params_text
     FROM prism.outbox WHERE seq = $1";
 

@@ -233,4 +233,3 @@ impl PgDatabase {
         self.call(move |session| Ok(session.execute(TRIM, &[&micros, &i64::from(limit)])?))
     }
 }
-
