@@ -5,6 +5,7 @@
 //! dependency, dead letters) is written once above it: [`submit`], [`apply`], [`direct`].
 #![forbid(unsafe_code)]
 
+pub mod adopt;
 pub mod apply;
 pub mod catalogue;
 mod chain;

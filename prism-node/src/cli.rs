@@ -69,8 +69,8 @@ enum Command {
     Rejected(LaterArgs),
     #[command(hide = true)]
     Skip(LaterArgs),
-    #[command(hide = true)]
-    Adopt(LaterArgs),
+    /// Rebuild a region's database from a healthy region's, or add a region
+    Adopt(AdoptArgs),
     #[command(hide = true)]
     Verify(LaterArgs),
     #[command(hide = true)]
@@ -233,6 +233,32 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// `prism adopt`
+#[derive(Debug, Clone, Args)]
+pub struct AdoptArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub config: ConfigArg,
+    /// The region whose database is made anew; its nodes must not run
+    #[arg(value_name = "REGION")]
+    pub region: String,
+    /// The healthy region whose database is copied
+    #[arg(long, value_name = "REGION", required_unless_present = "finish")]
+    pub from: Option<String>,
+    /// Overwrite what the region's database holds
+    #[arg(long)]
+    pub yes: bool,
+    /// Although its nodes seem to run, or its last updates can be delivered nowhere
+    #[arg(long)]
+    pub force: bool,
+    /// Leave out a region whose database cannot be reached (repeat for several)
+    #[arg(long, value_name = "REGION")]
+    pub without: Vec<String>,
+    /// Only tell regions that were left out before
+    #[arg(long, conflicts_with_all = ["from", "yes"])]
+    pub finish: bool,
+}
+
 #[derive(Debug, Clone, Args)]
 struct LaterArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
@@ -309,7 +335,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => commands::status::run(&args),
         Command::Rejected(_) => later("rejected"),
         Command::Skip(_) => later("skip"),
-        Command::Adopt(_) => later("adopt"),
+        Command::Adopt(args) => commands::adopt::run(&args),
         Command::Verify(_) => later("verify"),
         Command::Repair(_) => later("repair"),
     };

@@ -1,5 +1,6 @@
 //! What each subcommand of `prism` does.
 
+pub mod adopt;
 pub mod check;
 pub mod demo;
 pub mod init;

@@ -47,7 +47,7 @@ fn wrong_usage_is_status_2() {
         let (_, err) = expect(&prism(dir.path(), args), 2);
         assert!(!err.is_empty(), "{args:?}");
     }
-    for later in ["rejected", "skip", "adopt", "verify", "repair"] {
+    for later in ["rejected", "skip", "verify", "repair"] {
         let (_, err) = expect(&prism(dir.path(), &[later, "NA", "--from", "EU", "7"]), 2);
         assert!(err.contains("is not built yet"), "{err}");
     }
