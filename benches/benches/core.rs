@@ -222,7 +222,11 @@ impl Rig {
             delay_us: 100,
             first: first.min(largest - 1),
             more,
-            progress: Some(Progress { position, credit }),
+            progress: Some(Progress {
+                position,
+                clean: position.seq,
+                credit,
+            }),
         }
     }
 }
@@ -309,8 +313,15 @@ fn receive(c: &mut Criterion) {
         epoch: EPOCH,
         ..Position::default()
     };
-    rig.engine
-        .handle_event(rig.at(), Event::Position { stream, position }, &mut Void);
+    rig.engine.handle_event(
+        rig.at(),
+        Event::Position {
+            stream,
+            position,
+            clean: position.seq,
+        },
+        &mut Void,
+    );
     rig.drain(&nothing);
     let mut run = Vec::new();
     for _ in 0..9 {
@@ -329,8 +340,15 @@ fn receive(c: &mut Criterion) {
                 rig.drain(&nothing);
             }
             position.seq = Seq(next - 1);
-            rig.engine
-                .handle_event(rig.at(), Event::Applied { stream, position }, &mut Void);
+            rig.engine.handle_event(
+                rig.at(),
+                Event::Applied {
+                    stream,
+                    position,
+                    clean: position.seq,
+                },
+                &mut Void,
+            );
             rig.drain(&nothing);
         });
     });

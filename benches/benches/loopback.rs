@@ -24,7 +24,7 @@ use prism_net::{
     RegionInfo, Snapshot, Step,
 };
 use prism_proto::{
-    Epoch, Event, Instant, NodeId, Notice, Position, RegionId, Retry, Seq, Tag, Verdict,
+    Epoch, Event, Instant, NodeId, Notice, Position, Refusal, RegionId, Retry, Seq, Tag, Verdict,
 };
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
@@ -93,6 +93,7 @@ impl Counter {
         Command::Event(Event::Applied {
             stream,
             position: self.applied,
+            clean: self.applied.seq,
         })
     }
 }
@@ -116,7 +117,11 @@ impl Host for Calls {
     }
     fn read_position(&mut self, stream: RegionId) {
         let position = Position::default();
-        let answer = Command::Event(Event::Position { stream, position });
+        let answer = Command::Event(Event::Position {
+            stream,
+            position,
+            clean: position.seq,
+        });
         let _ = self.jobs.send(Job::Answer(answer));
     }
     fn fetch(&mut self, from: Seq, to: Seq) {
@@ -126,7 +131,9 @@ impl Host for Calls {
         let _ = self.jobs.send(Job::Answer(verified(peer, position)));
     }
     fn direct(&mut self, _: RegionId, _: Seq, _: Seq) {}
-    fn acked(&mut self, _: RegionId, position: Position) {
+    fn refused(&mut self, _: RegionId, _: Refusal) {}
+    fn refusal_told(&mut self, _: RegionId, _: Epoch, _: Seq) {}
+    fn acked(&mut self, _: RegionId, position: Position, _: Seq) {
         self.acked.store(position.seq.0, Ordering::Release);
     }
     fn notify(&mut self, _: Notice) {}
@@ -343,8 +350,11 @@ impl Host for Inline {
     }
     fn read_position(&mut self, stream: RegionId) {
         let position = Position::default();
-        self.answers
-            .push(Command::Event(Event::Position { stream, position }));
+        self.answers.push(Command::Event(Event::Position {
+            stream,
+            position,
+            clean: position.seq,
+        }));
     }
     fn fetch(&mut self, _: Seq, _: Seq) {
         panic!("everything is in memory");
@@ -353,7 +363,9 @@ impl Host for Inline {
         self.answers.push(verified(peer, position));
     }
     fn direct(&mut self, _: RegionId, _: Seq, _: Seq) {}
-    fn acked(&mut self, _: RegionId, position: Position) {
+    fn refused(&mut self, _: RegionId, _: Refusal) {}
+    fn refusal_told(&mut self, _: RegionId, _: Epoch, _: Seq) {}
+    fn acked(&mut self, _: RegionId, position: Position, _: Seq) {
         self.acked = position.seq.0;
     }
     fn notify(&mut self, _: Notice) {}

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use prism_net::{
     Batch, Endpoint, EndpointConfig, Host, Limits, NodeAddress, RegionInfo, Snapshot, Step,
 };
-use prism_proto::{Epoch, Instant, NodeId, Notice, Position, RegionId, Retry, Seq};
+use prism_proto::{Epoch, Instant, NodeId, Notice, Position, Refusal, RegionId, Retry, Seq};
 
 struct Nobody;
 
@@ -18,7 +18,9 @@ impl Host for Nobody {
     fn fetch(&mut self, _: Seq, _: Seq) {}
     fn verify(&mut self, _: RegionId, _: Position) {}
     fn direct(&mut self, _: RegionId, _: Seq, _: Seq) {}
-    fn acked(&mut self, _: RegionId, _: Position) {}
+    fn acked(&mut self, _: RegionId, _: Position, _: Seq) {}
+    fn refused(&mut self, _: RegionId, _: Refusal) {}
+    fn refusal_told(&mut self, _: RegionId, _: Epoch, _: Seq) {}
     fn notify(&mut self, _: Notice) {}
     fn snapshot(&mut self, _: &Snapshot) {}
 }

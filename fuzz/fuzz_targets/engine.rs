@@ -11,8 +11,8 @@ use libfuzzer_sys::{
 };
 use prism_proto::{
     ApplyCause, Config, DirectFailure, Engine, Epoch, Event, Inbox, InboxFull, Instant, NodeConfig,
-    NodeId, Output, PacketSlot, Payloads, Position, RecvSlot, RegionConfig, RegionId, RegionKey,
-    Seq, Storage, Tag, UpdateSlot, Verdict,
+    NodeId, Output, PacketSlot, Payloads, Position, RecvSlot, Refusal, RefusalClass, RegionConfig,
+    RegionId, RegionKey, Seq, Storage, Tag, UpdateSlot, Verdict,
     wire::{Header, MAX_HEADER, VERSION},
 };
 
@@ -42,9 +42,12 @@ enum Op {
     Lost(u8),
     Verified(u8, u8, u8),
     Position(u8, u8, bool),
-    Applied(u8, u8),
+    Applied(u8, u8, u8),
+    Clean(u8, u8),
+    Refused(u8, u8, bool),
+    Handled(u8, u8),
     Failed(u8, u8, u16),
-    DirectDone(u8, u8),
+    DirectDone(u8, u8, u8),
     DirectFailed(u8, u8),
     Time(u32),
 }
@@ -214,10 +217,29 @@ fuzz_target!(|input: (u64, Vec<Op>)| {
                 } else {
                     Position::default()
                 },
+                clean: Seq(u64::from(*n)),
             }),
-            Op::Applied(r, n) => Some(Event::Applied {
+            Op::Applied(r, n, clean) => Some(Event::Applied {
                 stream: region(*r),
                 position: position(u64::from(*n)),
+                clean: Seq(u64::from(*clean)),
+            }),
+            Op::Clean(r, n) => Some(Event::Clean {
+                stream: region(*r),
+                clean: Seq(u64::from(*n)),
+            }),
+            Op::Refused(r, n, same) => Some(Event::Refused {
+                stream: region(*r),
+                refusal: Refusal {
+                    epoch: if *same { EPOCH } else { Epoch(9) },
+                    seq: Seq(u64::from(*n)),
+                    class: RefusalClass::Data,
+                    sqlstate: *b"22000",
+                },
+            }),
+            Op::Handled(r, n) => Some(Event::RefusalHandled {
+                peer: region(*r),
+                seq: Seq(u64::from(*n)),
             }),
             Op::Failed(r, c, ms) => Some(Event::ApplyFailed {
                 stream: region(*r),
@@ -230,9 +252,10 @@ fuzz_target!(|input: (u64, Vec<Op>)| {
                 ][usize::from(*c) % 5],
                 retry_at: now.after(core::time::Duration::from_millis(u64::from(*ms))),
             }),
-            Op::DirectDone(r, n) => Some(Event::DirectDone {
+            Op::DirectDone(r, n, clean) => Some(Event::DirectDone {
                 peer: region(*r),
                 position: position(u64::from(*n) % TAIL),
+                clean: Seq(u64::from(*clean)),
             }),
             Op::DirectFailed(r, w) => Some(Event::DirectFailed {
                 peer: region(*r),
@@ -278,6 +301,9 @@ fuzz_target!(|input: (u64, Vec<Op>)| {
                         assert!(have >= total, "an incomplete update is handed over");
                     }
                 }
+                Output::Acked {
+                    position, clean, ..
+                } => assert!(clean <= position.seq, "clean beyond what is acknowledged"),
                 _ => {}
             }
         }

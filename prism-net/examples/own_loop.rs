@@ -235,7 +235,13 @@ impl Region {
         match output {
             Output::ReadPosition { stream } => {
                 let position = self.database.watermark;
-                self.tell(Event::Position { stream, position });
+                // Nothing is ever refused here, so all that is applied is clean.
+                let clean = position.seq;
+                self.tell(Event::Position {
+                    stream,
+                    position,
+                    clean,
+                });
             }
             Output::Apply {
                 stream,
@@ -247,7 +253,12 @@ impl Region {
                 let updates: Vec<_> = range.map(|(&seq, bytes)| (seq, bytes.clone())).collect();
                 self.database.apply(epoch, updates.into_iter());
                 let position = self.database.watermark;
-                self.tell(Event::Applied { stream, position });
+                let clean = position.seq;
+                self.tell(Event::Applied {
+                    stream,
+                    position,
+                    clean,
+                });
             }
             Output::Verify { peer, position } => {
                 // The peer says how far its database is. Does that lie on this stream?

@@ -276,10 +276,16 @@ impl Endpoint {
                 to,
             } => self.apply(now, stream, epoch, (from, to), host),
             Output::Direct { peer, after, upto } => host.direct(peer, after, upto),
-            Output::Acked { peer, position } => {
+            Output::Acked {
+                peer,
+                position,
+                clean,
+            } => {
                 self.payloads.acked(peer, position, &mut self.pool);
-                host.acked(peer, position);
+                host.acked(peer, position, clean);
             }
+            Output::PeerRefused { peer, refusal } => host.refused(peer, refusal),
+            Output::RefusalTold { stream, epoch, seq } => host.refusal_told(stream, epoch, seq),
             Output::Notify(notice) => {
                 if let Notice::Dropped { .. } = notice {
                     self.drops.refused += 1;
@@ -287,6 +293,9 @@ impl Endpoint {
                 host.notify(notice);
             }
             other => tracing::error!(?other, "the core asks for something unknown; ignored"),
+        }
+        while let Some(event) = host.overdue() {
+            self.handle_command(now, Command::Event(event));
         }
     }
 

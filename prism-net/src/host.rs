@@ -1,6 +1,6 @@
 //! The border between the loop thread and everybody else.
 
-use prism_proto::{Epoch, Event, InletStats, LaneStats, Notice, Position, RegionId, Seq};
+use prism_proto::{Epoch, Event, InletStats, LaneStats, Notice, Position, Refusal, RegionId, Seq};
 
 /// A run of encoded updates with consecutive seqs, in one allocation that is reused.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -92,7 +92,8 @@ impl Batch {
 
 /// What the loop asks of the rest of the node. Called on the loop thread: hand over and return at
 /// once, never block. Every call but `acked`, `notify` and `snapshot` is answered later by
-/// [`Command::Event`] through the [`Handle`](crate::Handle).
+/// [`Command::Event`] through the [`Handle`](crate::Handle); one that cannot even be handed over is
+/// answered by [`overdue`](Self::overdue), since the engine waits for an answer.
 pub trait Host {
     /// Apply this batch of `stream` in one transaction. When done give the batch back with
     /// [`Command::Recycle`]. Answer: `Applied`, `ApplyFailed` or `Position`.
@@ -107,8 +108,23 @@ pub trait Host {
     /// Write the own stream behind `after` up to `upto` into the peer's database. Answer:
     /// `DirectDone` or `DirectFailed`.
     fn direct(&mut self, peer: RegionId, after: Seq, upto: Seq);
-    /// The peer's database has committed up to here.
-    fn acked(&mut self, peer: RegionId, position: Position);
+    /// The peer's database has committed up to here, and no refusal at or below `clean` remains to
+    /// be told (see `Output::Acked`).
+    fn acked(&mut self, peer: RegionId, position: Position, clean: Seq);
+    /// The peer's database has refused an update of the own stream. Deal with it durably, then
+    /// answer `RefusalHandled`, also if it was dealt with before. It comes again until then, so one
+    /// for which there is no room may be dropped.
+    fn refused(&mut self, peer: RegionId, refusal: Refusal);
+    /// The origin has dealt with the refusal of this update: note that in the database. Answer:
+    /// `Refused` for the next untold ones, then `Clean`. One that is dropped comes again, when the
+    /// refusal is told again.
+    fn refusal_told(&mut self, stream: RegionId, epoch: Epoch, seq: Seq);
+    /// Answers to calls that could not be handed over (a full queue), taken until `None` right
+    /// after each call. Not through the `Handle`: its queue may be full as well, and an answer that
+    /// is lost is waited for for ever.
+    fn overdue(&mut self) -> Option<Event> {
+        None
+    }
     /// A change worth a log line.
     fn notify(&mut self, notice: Notice);
     /// Figures, about once a second and after every [`Command::Snapshot`].

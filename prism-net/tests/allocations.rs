@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{config, update};
 use prism_net::{Batch, Command, Endpoint, Host, Snapshot, Step};
-use prism_proto::{Epoch, Event, Instant, Notice, Position, RegionId, Seq, Tag, Verdict};
+use prism_proto::{Epoch, Event, Instant, Notice, Position, Refusal, RegionId, Seq, Tag, Verdict};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -37,6 +37,7 @@ impl Host for Recycling {
         self.answers.push(Command::Event(Event::Applied {
             stream,
             position: self.applied,
+            clean: self.applied.seq,
         }));
         self.answers.push(Command::Recycle(batch));
     }
@@ -44,6 +45,7 @@ impl Host for Recycling {
         self.answers.push(Command::Event(Event::Position {
             stream,
             position: self.applied,
+            clean: self.applied.seq,
         }));
     }
     fn fetch(&mut self, from: Seq, _to: Seq) {
@@ -59,7 +61,9 @@ impl Host for Recycling {
     fn direct(&mut self, _: RegionId, _: Seq, _: Seq) {
         panic!("the wire is fine");
     }
-    fn acked(&mut self, _: RegionId, _: Position) {}
+    fn acked(&mut self, _: RegionId, _: Position, _: Seq) {}
+    fn refused(&mut self, _: RegionId, _: Refusal) {}
+    fn refusal_told(&mut self, _: RegionId, _: Epoch, _: Seq) {}
     fn notify(&mut self, _: Notice) {}
     fn snapshot(&mut self, _: &Snapshot) {}
 }

@@ -1,6 +1,6 @@
 //! Facts that the host tells the engine.
 
-use crate::{Instant, NodeId, Position, RegionId, Seq};
+use crate::{Epoch, Instant, NodeId, Position, RegionId, Seq};
 
 /// Something that happened outside: in the database, in the session layer, on the direct path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,10 @@ pub enum Event {
         stream: RegionId,
         /// Where the database is.
         position: Position,
+        /// No refusal at or below it remains to be told to the origin: the lowest untold one less
+        /// one, else `position.seq`. Read it *after* the position: an update that somebody else
+        /// applies, and refuses, between the two must not look clean.
+        clean: Seq,
     },
     /// The database committed the stream up to and including `position.seq` (which may be beyond
     /// the range asked for, when somebody else applied it).
@@ -58,6 +62,16 @@ pub enum Event {
         stream: RegionId,
         /// Where the database is.
         position: Position,
+        /// As in [`Event::Position`]. Tell [`Event::Refused`] first.
+        clean: Seq,
+    },
+    /// Nothing new is applied, but refusals have been told: as in [`Event::Position`]. The origin
+    /// hears of it at once.
+    Clean {
+        /// Stream of that region.
+        stream: RegionId,
+        /// No refusal at or below it remains to be told to the origin.
+        clean: Seq,
     },
     /// A read of the position or an apply did not succeed; nothing was written. The engine asks
     /// again at `retry_at` and tells the peer why it waits.
@@ -70,12 +84,25 @@ pub enum Event {
         retry_at: Instant,
     },
     /// An update was refused for good by this region's database and recorded there (it counts as
-    /// applied). The origin is told until it has acknowledged that.
+    /// applied). The origin is told again and again until it has dealt with it
+    /// ([`Output::RefusalTold`](crate::Output::RefusalTold)).
+    ///
+    /// The engine keeps the lowest 16 of a stream, the database keeps them all: tell the lowest
+    /// untold ones before every `Position` and `Applied`, and after each `RefusalTold`. One that
+    /// the engine knows costs nothing.
     Refused {
         /// Stream of that region.
         stream: RegionId,
         /// Which update and why.
         refusal: Refusal,
+    },
+    /// Answer to [`Output::PeerRefused`](crate::Output::PeerRefused): the own region has dealt with
+    /// the refusal of this update (or an undo that cannot be) durably, now or earlier.
+    RefusalHandled {
+        /// Region that refused it.
+        peer: RegionId,
+        /// The update.
+        seq: Seq,
     },
     /// The direct path committed up to `position.seq` in the peer's database.
     DirectDone {
@@ -83,6 +110,9 @@ pub enum Event {
         peer: RegionId,
         /// Where its database is.
         position: Position,
+        /// No refusal at or below it remains to be told to the own region (the direct path itself
+        /// tells those that it finds).
+        clean: Seq,
     },
     /// The direct path could not write.
     DirectFailed {
@@ -135,6 +165,8 @@ pub enum ApplyCause {
 /// Which update was refused, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Refusal {
+    /// Numbering that `seq` belongs to.
+    pub epoch: Epoch,
     /// The update.
     pub seq: Seq,
     /// Kind of refusal.

@@ -2,21 +2,13 @@
 
 use core::time::Duration;
 
-use heapless::Vec;
-
 use crate::{
-    ApplyCause, Epoch, InletState, Instant, NodeId, Output, Position, Refusal, RegionId, Seq,
-    WaitReason, backoff,
+    ApplyCause, Epoch, InletState, Instant, NodeId, Output, Position, RegionId, Seq, WaitReason,
     link::earliest,
     recv_window::{RecvSlot, RecvWindow},
+    refusals::Untold,
     wire::{Credit, Nack, Progress},
 };
-
-/// Refusals that the origin has not confirmed yet. They are on record in the database, so one that
-/// falls out is not lost, only not told by this node.
-const MAX_REFUSALS: usize = 16;
-/// A refusal is repeated after this long, and doubling up to that long.
-const REPEAT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// What the host is doing for this stream; one thing at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,14 +26,14 @@ pub(crate) struct Inlet<R> {
     pub(crate) from: Option<NodeId>,
     /// `None` until the database has been read.
     pub(crate) position: Option<Position>,
+    /// No refusal at or below it remains to be told to the origin.
+    pub(crate) clean: Seq,
     pub(crate) window: RecvWindow<R>,
     pub(crate) window_bytes: u32,
     pub(crate) busy: Option<Busy>,
     pub(crate) read_wanted: bool,
     pub(crate) retry_at: Option<Instant>,
-    pub(crate) refusals: Vec<Refusal, MAX_REFUSALS>,
-    pub(crate) refusal_at: Option<Instant>,
-    refusal_attempt: u8,
+    pub(crate) untold: Untold,
     pub(crate) gap_since: Option<Instant>,
     pub(crate) received: u64,
     pub(crate) duplicates: u64,
@@ -55,14 +47,13 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> Inlet<R> {
             epoch: Epoch(0),
             from: None,
             position: None,
+            clean: Seq::ZERO,
             window: RecvWindow::new(slots, window_bytes),
             window_bytes,
             busy: None,
             read_wanted: false,
             retry_at: None,
-            refusals: Vec::new(),
-            refusal_at: None,
-            refusal_attempt: 0,
+            untold: Untold::new(),
             gap_since: None,
             received: 0,
             duplicates: 0,
@@ -80,6 +71,7 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> Inlet<R> {
     pub(crate) fn progress(&self) -> Option<Progress> {
         self.position.map(|position| Progress {
             position,
+            clean: self.clean.min(position.seq),
             credit: self.credit(),
         })
     }
@@ -100,6 +92,9 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> Inlet<R> {
 
     /// What the host should do next for this stream.
     pub(crate) fn next_output(&mut self, stream: RegionId, max_apply: u32) -> Option<Output> {
+        if let Some((epoch, seq)) = self.untold.next_told() {
+            return Some(Output::RefusalTold { stream, epoch, seq });
+        }
         if self.busy.is_some() || self.retry_at.is_some() {
             return None;
         }
@@ -125,37 +120,10 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> Inlet<R> {
         })
     }
 
-    /// Remembers a refusal until the origin has confirmed it.
-    pub(crate) fn refuse(&mut self, refusal: Refusal, now: Instant) {
-        if self.refusals.iter().any(|r| r.seq == refusal.seq) {
-            return;
-        }
-        if self.refusals.is_full() {
-            self.refusals.remove(0);
-        }
-        let _fits = self.refusals.push(refusal);
-        self.refusal_attempt = 0;
-        self.refusal_at = Some(now);
-    }
-
-    /// The refusals are told now; when to repeat them.
-    pub(crate) fn refusals_told(&mut self, now: Instant) {
-        self.refusal_at = (!self.refusals.is_empty())
-            .then(|| now.after(backoff::next(self.refusal_attempt, REPEAT.0, REPEAT.1, 0)));
-        self.refusal_attempt = self.refusal_attempt.saturating_add(1);
-    }
-
-    pub(crate) fn refusal_confirmed(&mut self, seq: Seq) {
-        self.refusals.retain(|r| r.seq != seq);
-        if self.refusals.is_empty() {
-            self.refusal_at = None;
-        }
-    }
-
     pub(crate) fn deadline(&self) -> Option<(Instant, WaitReason)> {
         earliest([
             (self.retry_at, WaitReason::Retry),
-            (self.refusal_at, WaitReason::Retry),
+            (self.untold.at, WaitReason::Retry),
         ])
     }
 }

@@ -2,8 +2,6 @@
 
 use core::time::Duration;
 
-use heapless::Vec;
-
 use crate::{
     ApplyCause, Instant, Position, Seq, WaitReason,
     failover::Rung,
@@ -12,8 +10,6 @@ use crate::{
     wire::Credit,
 };
 
-/// Refusals remembered so that a repeated one is told only once.
-const MAX_REFUSALS_SEEN: usize = 16;
 /// Pause before a lane asks its own database, or a busy direct path, again.
 pub(crate) const SOON: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -55,7 +51,11 @@ pub(crate) struct Lane<U> {
     /// Names the opening; entries of the packet ring and `Welcome`s of another one are stale.
     pub(crate) token: u32,
     pub(crate) acked: Position,
-    /// The host has to be told of `acked`.
+    /// No refusal at or below it remains to be told; never beyond `acked`.
+    pub(crate) clean: Seq,
+    /// The same of the `Welcome` that is being verified.
+    pub(crate) offered: Seq,
+    /// The host has to be told of `acked` and `clean`.
     pub(crate) tell_acked: bool,
     pub(crate) window: UpdateWindow<U>,
     pub(crate) credit: Credit,
@@ -78,7 +78,8 @@ pub(crate) struct Lane<U> {
     pub(crate) granted: Option<Seq>,
     /// It is not asked for again before this.
     pub(crate) fetch_at: Option<Instant>,
-    refusals_seen: Vec<Seq, MAX_REFUSALS_SEEN>,
+    /// How often in a row it was not found.
+    pub(crate) missed: u8,
     pub(crate) counters: Counters,
 }
 
@@ -103,6 +104,8 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
                 seq: Seq::ZERO,
                 tag: crate::Tag(0),
             },
+            clean: Seq::ZERO,
+            offered: Seq::ZERO,
             tell_acked: false,
             window: UpdateWindow::new(slots),
             credit: Credit {
@@ -121,7 +124,7 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
             fetch: None,
             granted: None,
             fetch_at: None,
-            refusals_seen: Vec::new(),
+            missed: 0,
             counters: Counters {
                 sent: 0,
                 retransmits: 0,
@@ -185,29 +188,44 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
         self.fetch
     }
 
-    /// The peer's database has committed up to `position`; `false` if that is nothing new.
-    pub(crate) fn advance(&mut self, position: Position) -> bool {
-        if position.seq <= self.acked.seq {
+    /// The peer's database has committed up to `position` and is clean up to `clean`; `false` if
+    /// that is nothing new.
+    ///
+    /// A smaller `clean` is an older one: what has been told stays told. Only a database that was
+    /// put back knows less, and that is [`settle_at`](Self::settle_at)'s business.
+    pub(crate) fn advance(&mut self, position: Position, clean: Seq) -> bool {
+        let clean = clean.min(position.seq);
+        let moved = position.seq > self.acked.seq;
+        if position.seq < self.acked.seq || !moved && clean <= self.clean {
             return false;
         }
-        self.acked = position;
+        self.clean = self.clean.max(clean);
         self.tell_acked = true;
-        self.window.slide(position.seq);
-        self.peer_waiting = None;
-        self.parked = 0;
+        if moved {
+            self.acked = position;
+            self.window.slide(position.seq);
+            self.peer_waiting = None;
+            self.parked = 0;
+        }
         true
     }
 
-    /// Whether this refusal has not been told yet.
-    pub(crate) fn note_refusal(&mut self, seq: Seq) -> bool {
-        if self.refusals_seen.contains(&seq) {
-            return false;
-        }
-        if self.refusals_seen.is_full() {
-            self.refusals_seen.remove(0);
-        }
-        let _fits = self.refusals_seen.push(seq);
-        true
+    /// Read afresh from the peer's database, so it may be further back than before: whether it is
+    /// elsewhere, and whether there is anything to tell.
+    pub(crate) fn settle_at(&mut self, position: Position, clean: Seq) -> (bool, bool) {
+        let clean = clean.min(position.seq);
+        let moved = self.acked.seq != position.seq;
+        let news = moved || self.clean != clean;
+        self.window.reset(position.seq);
+        self.acked = position;
+        self.clean = clean;
+        self.tell_acked |= news;
+        (moved, news)
+    }
+
+    /// Whether a refusal that the peer has not told yet may hide among what is acknowledged.
+    pub(crate) fn is_unclean(&self) -> bool {
+        self.clean < self.acked.seq
     }
 
     pub(crate) fn deadline(&self) -> Option<(Instant, WaitReason)> {

@@ -39,6 +39,7 @@ mod packets;
 mod pto;
 mod ranges;
 mod recv_window;
+mod refusals;
 mod rng;
 mod rtt;
 mod stats;

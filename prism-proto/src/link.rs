@@ -111,7 +111,7 @@ pub(crate) struct Link<P> {
     pub(crate) welcome_wanted: bool,
     /// It sends updates although this side knows of no (valid) opening.
     pub(crate) gap: bool,
-    pub(crate) refused_acks: Vec<Seq, MAX_REFUSED_ACKS>,
+    pub(crate) refused_acks: Vec<(Epoch, Seq), MAX_REFUSED_ACKS>,
     /// Regions whose progress this sibling has to be told, as bits.
     pub(crate) acked_due: u16,
 

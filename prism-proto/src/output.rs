@@ -55,6 +55,8 @@ pub enum Output {
     },
     /// Write this range of the own stream into the peer's database by SQL; answer with
     /// `DirectDone` (maybe short of `upto`) or `DirectFailed`. At most one per lane is under way.
+    /// With `after == upto` there is nothing to write: only refusals that the peer's database has
+    /// not told may remain.
     Direct {
         /// Region at the other end.
         peer: RegionId,
@@ -70,6 +72,31 @@ pub enum Output {
         peer: RegionId,
         /// Its position.
         position: Position,
+        /// No refusal at or below it remains to be told: up to here the region not only has every
+        /// update, it has executed each, or the own region has dealt with the refusal. Never beyond
+        /// `position.seq`.
+        clean: Seq,
+    },
+    /// The peer's database has refused an update of the own stream for good. Deal with it durably,
+    /// then answer with [`Event::RefusalHandled`](crate::Event::RefusalHandled). Until then it
+    /// comes again whenever the peer repeats it, at any node of the region: a host without room may
+    /// drop it, and one that has dealt with it before answers at once.
+    PeerRefused {
+        /// Region that refused it.
+        peer: RegionId,
+        /// Which and why.
+        refusal: Refusal,
+    },
+    /// The origin has dealt with this refusal: note that in the database, then tell the next
+    /// untold ones ([`Event::Refused`](crate::Event::Refused)) and how far the stream is clean now
+    /// ([`Event::Clean`](crate::Event::Clean)).
+    RefusalTold {
+        /// Stream of that region.
+        stream: RegionId,
+        /// Numbering that `seq` belongs to.
+        epoch: Epoch,
+        /// The refused update.
+        seq: Seq,
     },
     /// Something worth a log line, a counter or an alarm.
     Notify(Notice),
@@ -132,7 +159,8 @@ pub enum InletState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Notice {
-    /// A lane changed its rung.
+    /// A lane changed its rung. To [`Target::Parked`]: its ladder is exhausted, and a host that
+    /// knows a sibling may answer with [`Event::LaneLost`](crate::Event::LaneLost).
     Switched {
         /// Region at the other end.
         peer: RegionId,
@@ -161,12 +189,13 @@ pub enum Notice {
         /// Why.
         cause: crate::ApplyCause,
     },
-    /// A peer's database refused an update of the own stream.
-    PeerRefused {
+    /// The lane needs this update and the host has not found it for more than a second; told once
+    /// until rows are found again. The lane goes on asking.
+    RowsMissing {
         /// Region at the other end.
         peer: RegionId,
-        /// Which and why.
-        refusal: Refusal,
+        /// First missing.
+        from: Seq,
     },
     /// An inlet changed its state.
     Inlet {
@@ -188,6 +217,8 @@ pub enum Notice {
         peer: RegionId,
         /// Its position.
         seq: Seq,
+        /// As in [`Output::Acked`].
+        clean: Seq,
     },
     /// A datagram was dropped: malformed, or not allowed from that node.
     Dropped {

@@ -14,6 +14,8 @@ pub struct LaneStats {
     pub tail: Seq,
     /// Acknowledged (applied) by the peer's database.
     pub acked: Position,
+    /// No refusal at or below it remains to be told.
+    pub clean: Seq,
     /// Smoothed round-trip time to the target, microseconds; 0 without a sample.
     pub rtt_us: u64,
     /// Updates sent for the first time over UDP.
@@ -38,6 +40,8 @@ pub struct LaneStats {
 pub struct InletStats {
     /// Where the database is, as far as known.
     pub applied: Position,
+    /// No refusal at or below it remains to be told to the origin.
+    pub clean: Seq,
     /// Node that sends.
     pub from: Option<NodeId>,
     /// Updates received for the first time.

@@ -114,10 +114,9 @@ fn a_refusal_is_told_to_whoever_sends_next() {
     sim.run_for(2 * SEC);
     sim.hold(1);
     let refused = |s: &Sim| {
-        s.log.iter().any(|(_, n, notice)| {
-            *n == 1
-                && matches!(notice, Notice::PeerRefused { refusal, .. } if refusal.seq == Seq(1))
-        })
+        s.refused
+            .iter()
+            .any(|&(_, n, peer, seq)| (n, peer, seq) == (1, 1, 1))
     };
     sim.run_until(15 * SEC, refused);
 }
@@ -133,11 +132,7 @@ fn a_refusal_that_reaches_the_former_holder_is_not_lost() {
     sim.submit(0, 100);
     sim.run_for(5 * MS);
     sim.tell(0, Event::LaneLost { peer: EU });
-    sim.run_until(15 * SEC, |s| {
-        s.log
-            .iter()
-            .any(|(_, _, notice)| matches!(notice, Notice::PeerRefused { .. }))
-    });
+    sim.run_until(15 * SEC, |s| s.dbs[0].handled.contains(&(1, 1)));
 }
 
 /// The only ACK that says "applied" is lost.

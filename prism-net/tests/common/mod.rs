@@ -12,7 +12,8 @@ use prism_net::{
     RegionInfo, Snapshot,
 };
 use prism_proto::{
-    DirectFailure, Epoch, Event, NodeId, Notice, Position, RegionId, Retry, Seq, Tag, Verdict,
+    DirectFailure, Epoch, Event, NodeId, Notice, Position, Refusal, RegionId, Retry, Seq, Tag,
+    Verdict,
 };
 
 /// Longest that a test waits for what must happen.
@@ -28,6 +29,7 @@ pub enum Job {
     Direct(RegionId),
     Acked(RegionId, Position),
     Notify(Notice),
+    Refused(RegionId, Refusal),
     Snapshot(Box<Snapshot>),
     Stop,
 }
@@ -58,7 +60,11 @@ impl Host for Calls {
     fn direct(&mut self, peer: RegionId, _after: Seq, _upto: Seq) {
         self.hand(Job::Direct(peer));
     }
-    fn acked(&mut self, peer: RegionId, position: Position) {
+    fn refused(&mut self, peer: RegionId, refusal: Refusal) {
+        self.hand(Job::Refused(peer, refusal));
+    }
+    fn refusal_told(&mut self, _: RegionId, _: Epoch, _: Seq) {}
+    fn acked(&mut self, peer: RegionId, position: Position, _: Seq) {
         self.hand(Job::Acked(peer, position));
     }
     fn notify(&mut self, notice: Notice) {
@@ -150,12 +156,20 @@ impl Database {
                 let position = self.position(stream);
                 vec![
                     Command::Recycle(batch),
-                    Command::Event(Event::Applied { stream, position }),
+                    Command::Event(Event::Applied {
+                        stream,
+                        position,
+                        clean: position.seq,
+                    }),
                 ]
             }
             Job::ReadPosition(stream) => {
                 let position = self.position(stream);
-                vec![Command::Event(Event::Position { stream, position })]
+                vec![Command::Event(Event::Position {
+                    stream,
+                    position,
+                    clean: position.seq,
+                })]
             }
             Job::Fetch(from, to) => {
                 let to = to.0.min(self.outbox.len() as u64);
@@ -199,6 +213,10 @@ impl Database {
                 *acked = position;
                 vec![]
             }
+            Job::Refused(peer, refusal) => vec![Command::Event(Event::RefusalHandled {
+                peer,
+                seq: refusal.seq,
+            })],
             Job::Notify(notice) => {
                 self.notices.push(notice);
                 vec![]

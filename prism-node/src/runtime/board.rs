@@ -77,6 +77,8 @@ pub(crate) struct State {
     pub(crate) tail: Seq,
     /// Acknowledged per region.
     pub(crate) acked: Vec<Seq>,
+    /// Per region: no refusal at or below it remains to be told (see `Output::Acked`).
+    pub(crate) clean: Vec<Seq>,
     /// Commit time of the oldest unacknowledged update per region.
     pub(crate) oldest: Vec<Option<SystemTime>>,
     /// Per region.
@@ -124,6 +126,7 @@ impl Board {
         Self {
             state: Mutex::new(State {
                 acked: vec![Seq::ZERO; n],
+                clean: vec![Seq::ZERO; n],
                 oldest: vec![None; n],
                 inlets: vec![InletFigures::default(); n],
                 unready: Some("the database has not been reached yet".to_owned()),
@@ -170,26 +173,27 @@ impl Board {
     }
 
     /// A peer's database has committed up to here, somebody says.
-    pub(crate) fn acked(&self, peer: RegionId, seq: Seq) {
-        self.set_acked(peer, |known| known.max(seq));
+    pub(crate) fn acked(&self, peer: RegionId, seq: Seq, clean: Seq) {
+        self.set_acked(peer, |known, was| (known.max(seq), was.max(clean)));
     }
 
     /// A peer's database is here, says the own lane. It may have been put back.
-    pub(crate) fn acked_by_lane(&self, peer: RegionId, seq: Seq) {
-        self.set_acked(peer, |_| seq);
+    pub(crate) fn acked_by_lane(&self, peer: RegionId, seq: Seq, clean: Seq) {
+        self.set_acked(peer, |_, _| (seq, clean));
     }
 
-    fn set_acked(&self, peer: RegionId, next: impl FnOnce(Seq) -> Seq) {
-        let mut state = self.lock();
-        if let Some(acked) = state.acked.get_mut(usize::from(peer.0)) {
-            let seq = next(*acked);
-            let progress = seq > *acked;
-            *acked = seq;
-            if progress {
-                clear_lane_alarms(&mut state, self.names.region(peer));
+    fn set_acked(&self, peer: RegionId, next: impl FnOnce(Seq, Seq) -> (Seq, Seq)) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let i = usize::from(peer.0);
+        if let (Some(acked), Some(clean)) = (state.acked.get_mut(i), state.clean.get_mut(i)) {
+            let before = *acked;
+            (*acked, *clean) = next(*acked, *clean);
+            if *acked > before {
+                clear_lane_alarms(state, self.names.region(peer));
             }
         }
-        drop(state);
+        drop(guard);
         self.progress.notify_all();
     }
 
@@ -472,8 +476,8 @@ mod tests {
             holder: Some("NA1".into()),
             ..LaneRow::default()
         }];
-        board.acked_by_lane(RegionId(1), Seq(100));
-        board.acked_by_lane(RegionId(1), Seq(50));
+        board.acked_by_lane(RegionId(1), Seq(100), Seq(100));
+        board.acked_by_lane(RegionId(1), Seq(50), Seq(50));
         // What a sibling or the lane's row remembers is older.
         let lane = board.status().lanes.remove(0);
         assert_eq!((lane.acked, lane.lag_updates), (50, 50));

@@ -84,12 +84,20 @@ impl DirectWorker {
         self.account(lane, &outcome);
         match (outcome.position, outcome.failure) {
             // What was committed counts; the failure is met again by the next job.
-            (Some(position), _) if position.seq > job.after => Event::DirectDone { peer, position },
+            (Some(position), _) if position.seq > job.after => Event::DirectDone {
+                peer,
+                position,
+                clean: position.seq,
+            },
             (_, Some(error)) => Event::DirectFailed {
                 peer,
                 why: error.failure,
             },
-            (Some(position), None) => Event::DirectDone { peer, position },
+            (Some(position), None) => Event::DirectDone {
+                peer,
+                position,
+                clean: position.seq,
+            },
             (None, None) => Event::DirectFailed {
                 peer,
                 why: DirectFailure::Busy,

@@ -5,7 +5,8 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 
 use prism_net::{Batch, Command, Handle, Host, Snapshot};
 use prism_proto::{
-    ApplyCause, DirectFailure, Epoch, Event, Notice, Position, RegionId, Seq, Target, Verdict,
+    ApplyCause, DirectFailure, Epoch, Event, Notice, Position, Refusal, RegionId, Seq, Target,
+    Verdict,
 };
 
 use super::board::Board;
@@ -28,17 +29,19 @@ pub(super) struct LoopHost {
     pub(super) notices: SyncSender<Notice>,
     pub(super) board: Arc<Board>,
     pub(super) handle: Handle,
+    /// Answers to what could not be handed over.
+    pub(super) overdue: Vec<Event>,
 }
 
 impl LoopHost {
     /// The engine asks again after a failure, so a full queue delays and loses nothing. The core
     /// has at most one request of a kind under way, so this is not expected to happen.
-    fn refuse(&self, event: Event) {
+    fn refuse(&mut self, event: Event) {
         tracing::error!(?event, "a worker's queue is full or closed");
-        let _ = self.handle.try_send(Command::Event(event));
+        self.overdue.push(event);
     }
 
-    fn inlet(&self, stream: RegionId, job: InletJob) {
+    fn inlet(&mut self, stream: RegionId, job: InletJob) {
         let sender = self.inlets.get(usize::from(stream.0));
         if let Some(Some(sender)) = sender
             && sender.try_send(job).is_ok()
@@ -94,8 +97,19 @@ impl Host for LoopHost {
         });
     }
 
-    fn acked(&mut self, peer: RegionId, position: Position) {
-        self.board.acked_by_lane(peer, position.seq);
+    fn refused(&mut self, peer: RegionId, refusal: Refusal) {
+        // Full: it is told again.
+        let _ = self.outbox.try_send(OutboxJob::Refused { peer, refusal });
+    }
+
+    fn refusal_told(&mut self, _: RegionId, _: Epoch, _: Seq) {}
+
+    fn overdue(&mut self) -> Option<Event> {
+        self.overdue.pop()
+    }
+
+    fn acked(&mut self, peer: RegionId, position: Position, clean: Seq) {
+        self.board.acked_by_lane(peer, position.seq, clean);
         if self.acks.put(peer, position) {
             // Full: the worker is busy and looks at the positions when it comes back.
             let _ = self.outbox.try_send(OutboxJob::Acked);

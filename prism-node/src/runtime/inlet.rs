@@ -86,6 +86,7 @@ impl InletWorker {
                 self.tell(Event::Position {
                     stream: self.stream,
                     position,
+                    clean: position.seq,
                 });
             }
             Err(error) => {
@@ -119,7 +120,7 @@ impl InletWorker {
             );
             self.tell(Event::Refused {
                 stream: self.stream,
-                refusal: refusal(rejection),
+                refusal: refusal(epoch, rejection),
             });
         }
         let before = Seq(batch.first().0.saturating_sub(1));
@@ -130,6 +131,7 @@ impl InletWorker {
                 self.tell(Event::Applied {
                     stream: self.stream,
                     position,
+                    clean: position.seq,
                 });
             }
             (_, Some(wait)) => self.failed(wait, Some(batch.first())),
@@ -139,6 +141,7 @@ impl InletWorker {
                 self.tell(Event::Position {
                     stream: self.stream,
                     position,
+                    clean: position.seq,
                 });
             }
             // The applier says why it stopped, or where it is.
@@ -287,12 +290,13 @@ fn cause(error: &DbError) -> ApplyCause {
 }
 
 /// As the origin is told.
-fn refusal(rejection: &Rejection) -> Refusal {
+fn refusal(epoch: Epoch, rejection: &Rejection) -> Refusal {
     let mut sqlstate = [b' '; 5];
     for (to, from) in sqlstate.iter_mut().zip(rejection.sqlstate.bytes()) {
         *to = from;
     }
     Refusal {
+        epoch,
         seq: rejection.seq,
         class: rejection.class,
         sqlstate,

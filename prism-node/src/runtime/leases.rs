@@ -480,7 +480,7 @@ impl LeaseWorker {
             let (lane, acked) = (self.board.names.region(peer), row.acked.seq.0);
             tracing::info!(lane, acked, "this node holds the lane now");
         }
-        self.board.acked(peer, row.acked.seq);
+        self.board.acked(peer, row.acked.seq, Seq::ZERO);
         self.tell(Event::LaneHeld {
             peer,
             acked: row.acked,

@@ -71,16 +71,12 @@ impl Reporter {
                 verdict,
             } => self.stopped(peer, verdict, &position_words(position)),
             Notice::PeerWaiting { peer, cause } => self.peer_waiting(peer, cause),
-            Notice::PeerRefused { peer, refusal } => {
-                let sqlstate = String::from_utf8_lossy(&refusal.sqlstate).into_owned();
-                tracing::warn!(
-                    region = names.region(peer),
-                    seq = refusal.seq.0,
-                    class = ?refusal.class,
-                    sqlstate,
-                    "the region's database has refused an update of this region for good"
-                );
-            }
+            Notice::RowsMissing { peer, from } => tracing::error!(
+                lane = names.region(peer),
+                from = from.0,
+                "the lane needs updates that are not found in the outbox, or cannot be read; it \
+                 keeps asking"
+            ),
             Notice::Inlet {
                 stream,
                 state,
@@ -102,7 +98,7 @@ impl Reporter {
                 );
             }
             Notice::SiblingTail { upto } => self.board.tail(upto),
-            Notice::SiblingAcked { peer, seq } => self.board.acked(peer, seq),
+            Notice::SiblingAcked { peer, seq, clean } => self.board.acked(peer, seq, clean),
             Notice::Dropped { from } => {
                 tracing::debug!(from = names.node(from), "datagram dropped");
             }

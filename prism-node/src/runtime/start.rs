@@ -285,6 +285,7 @@ pub(super) fn start(
         notices,
         board: Arc::clone(&board),
         handle: handle.clone(),
+        overdue: Vec::new(),
     };
     threads.spawn("loop", move || {
         if let Err(error) = driver.run(&mut host) {

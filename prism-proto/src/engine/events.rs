@@ -1,12 +1,19 @@
 //! Facts from the host.
 
+use core::time::Duration;
+
 use crate::{
-    ApplyCause, DirectFailure, Event, Inbox, InletState, Instant, NodeId, Position, RegionId, Seq,
-    Storage, SwitchReason, Verdict, backoff,
+    ApplyCause, DirectFailure, Epoch, Event, Inbox, InletState, Instant, NodeId, Notice, Position,
+    RegionId, Seq, Storage, SwitchReason, Verdict, backoff,
     engine::Engine,
     lane::{Phase, SOON},
     link::due,
 };
+
+/// Longest pause before an update that was not found is asked for again, and after how many of them
+/// (more than a second) the host hears of it.
+const MISSED: Duration = Duration::from_secs(1);
+const MISSING: u8 = 5;
 
 impl<S: Storage> Engine<S> {
     pub(super) fn take_event(&mut self, now: Instant, event: Event, inbox: &mut impl Inbox) {
@@ -27,11 +34,25 @@ impl<S: Storage> Engine<S> {
                 position,
                 verdict,
             } if self.is_peer(peer) => self.verified(peer, position, verdict, now),
-            Event::Position { stream, position } if self.is_peer(stream) => {
-                self.position_read(stream, position, now, inbox);
+            Event::Position {
+                stream,
+                position,
+                clean,
+            } if self.is_peer(stream) => {
+                self.position_read(stream, position, clean, now, inbox);
             }
-            Event::Applied { stream, position } if self.is_peer(stream) => {
-                self.applied(stream, position, now, inbox);
+            Event::Applied {
+                stream,
+                position,
+                clean,
+            } if self.is_peer(stream) => {
+                self.applied(stream, position, clean, now, inbox);
+            }
+            Event::Clean { stream, clean } if self.is_peer(stream) => {
+                let inlet = &mut self.regions[usize::from(stream.0)].inlet;
+                if core::mem::replace(&mut inlet.clean, clean) != clean {
+                    self.ack_now(stream, now);
+                }
             }
             Event::ApplyFailed {
                 stream,
@@ -40,12 +61,22 @@ impl<S: Storage> Engine<S> {
             } if self.is_peer(stream) => self.apply_failed(stream, cause, retry_at, now),
             Event::Refused { stream, refusal } if self.is_peer(stream) => {
                 let inlet = &mut self.regions[usize::from(stream.0)].inlet;
-                inlet.refuse(refusal, now);
-                // The timer does the telling, this time and every other.
-                self.timers_at = Some(now);
+                // (epoch 0: nobody has said Hello yet)
+                if [refusal.epoch, Epoch(0)].contains(&inlet.epoch) {
+                    inlet.untold.add(refusal, now);
+                    // The timer does the telling, this time and every other.
+                    self.timers_at = Some(now);
+                }
             }
-            Event::DirectDone { peer, position } if self.is_peer(peer) => {
-                self.direct_done(peer, position, now);
+            Event::RefusalHandled { peer, seq } if self.is_peer(peer) => {
+                self.refusal_handled(peer, seq);
+            }
+            Event::DirectDone {
+                peer,
+                position,
+                clean,
+            } if self.is_peer(peer) => {
+                self.direct_done(peer, position, clean, now);
             }
             Event::DirectFailed { peer, why } if self.is_peer(peer) => {
                 self.direct_failed(peer, why, now);
@@ -82,9 +113,16 @@ impl<S: Storage> Engine<S> {
             let lane = &mut self.regions[r].lane;
             if lane.fetch.is_some_and(|seq| seq >= from && seq <= upto) {
                 lane.granted = lane.fetch.take();
+                lane.missed = 0;
                 self.touch_lane(RegionId(r as u16));
             } else if lane.fetch == Some(from) {
-                lane.fetch_at = Some(now.after(SOON.0));
+                let pause = backoff::next(lane.missed, SOON.0, MISSED, 0);
+                lane.fetch_at = Some(now.after(pause));
+                lane.missed = lane.missed.saturating_add(1);
+                if lane.missed == MISSING {
+                    let peer = RegionId(r as u16);
+                    self.notify(Notice::RowsMissing { peer, from });
+                }
             }
         }
     }
@@ -97,6 +135,9 @@ impl<S: Storage> Engine<S> {
             return;
         }
         lane.acked = acked;
+        // The peer knows; until it has said so nothing may be taken for clean.
+        lane.clean = Seq::ZERO;
+        lane.missed = 0;
         lane.leave();
         self.start(r, now);
     }
@@ -111,17 +152,13 @@ impl<S: Storage> Engine<S> {
                 lane.phase = Phase::Streaming;
                 lane.attempts = 0;
                 lane.parked = 0;
-                lane.window.reset(position.seq);
-                // Read afresh from the peer's database: the one place where it may move back.
-                let moved = lane.acked.seq != position.seq;
+                let (moved, news) = lane.settle_at(position, lane.offered);
                 if moved || self.tail <= position.seq {
                     lane.progress_at = None;
                 }
-                lane.acked = position;
-                lane.tell_acked |= moved;
                 self.tail = self.tail.max(position.seq);
                 self.touch_lane(r);
-                if moved {
+                if news {
                     self.lane_advanced(r, now);
                 }
             }
@@ -142,6 +179,7 @@ impl<S: Storage> Engine<S> {
         &mut self,
         r: RegionId,
         position: Position,
+        clean: Seq,
         now: Instant,
         inbox: &mut impl Inbox,
     ) {
@@ -151,7 +189,9 @@ impl<S: Storage> Engine<S> {
         inlet.read_wanted = false;
         let opened = inlet.position.is_some();
         let back = position.seq.next() < inlet.window.base();
+        let news = (inlet.position, inlet.clean) != (Some(position), clean);
         inlet.position = Some(position);
+        inlet.clean = clean;
         if back || !opened {
             inbox.clear(r);
             inlet.window.reset(position.seq);
@@ -177,17 +217,28 @@ impl<S: Storage> Engine<S> {
         }
         self.set_inlet_state(r, InletState::Running);
         self.touch_region(r);
+        if news {
+            self.ack_now(r, now);
+        }
     }
 
-    fn applied(&mut self, r: RegionId, position: Position, now: Instant, inbox: &mut impl Inbox) {
+    fn applied(
+        &mut self,
+        r: RegionId,
+        position: Position,
+        clean: Seq,
+        now: Instant,
+        inbox: &mut impl Inbox,
+    ) {
         let inlet = &mut self.regions[usize::from(r.0)].inlet;
         inlet.busy = None;
         inlet.retry_at = None;
         if position.seq < inlet.window.base() && position.seq.next() != inlet.window.base() {
             // Not what an apply can say; the database has moved back.
-            return self.position_read(r, position, now, inbox);
+            return self.position_read(r, position, clean, now, inbox);
         }
         inlet.position = Some(position);
+        inlet.clean = clean;
         inlet.window.advance(position.seq);
         if inlet.window.gap().is_none() {
             inlet.gap_since = None;
@@ -221,8 +272,25 @@ impl<S: Storage> Engine<S> {
         self.ack_now(r, now);
     }
 
-    fn direct_done(&mut self, r: RegionId, position: Position, now: Instant) {
+    /// Whoever has told of it need not do so again.
+    fn refusal_handled(&mut self, r: RegionId, seq: Seq) {
+        let Some((epoch, from)) = self.regions[usize::from(r.0)].heard.handled(seq) else {
+            // Forgotten meanwhile (too many): it is told again, and handled already.
+            return;
+        };
+        for i in (0..self.links.len()).filter(|i| from >> (i % 64) & 1 == 1) {
+            let answers = &mut self.links[i].refused_acks;
+            if !answers.contains(&(epoch, seq)) {
+                // One that does not fit is asked for again.
+                let _fits = answers.push((epoch, seq));
+            }
+            self.touch_link(i);
+        }
+    }
+
+    fn direct_done(&mut self, r: RegionId, position: Position, clean: Seq, now: Instant) {
         let jitter = self.rng.jitter();
+        let tail = self.tail;
         let lane = &mut self.regions[usize::from(r.0)].lane;
         lane.direct_busy = false;
         lane.direct_failed = false;
@@ -230,22 +298,26 @@ impl<S: Storage> Engine<S> {
             return;
         }
         let before = lane.acked.seq;
-        if lane.phase == Phase::Direct && position.seq == before && self.tail > before {
-            // Nothing was written although there is something: not in a busy loop.
+        let news = lane.advance(position, clean);
+        if lane.phase == Phase::Direct
+            && !news
+            && position.seq == before
+            && (tail > before || lane.is_unclean())
+        {
+            // Nothing has changed although something should: not in a busy loop.
             let pause = backoff::next(lane.attempts, SOON.0, SOON.1, jitter);
             lane.attempts = lane.attempts.saturating_add(1);
             lane.again_at = Some(now.after(pause));
         } else {
             lane.attempts = 0;
         }
-        if lane.advance(position) {
+        if news {
             lane.counters.direct_writes += position.seq.0 - before.0;
             self.lane_advanced(r, now);
         } else if lane.phase == Phase::Direct && position.seq < before {
             // Read afresh from the database: it has been put back, and is refilled.
-            lane.acked = position;
-            lane.tell_acked = true;
-            lane.window.reset(position.seq);
+            lane.settle_at(position, clean);
+            self.lane_advanced(r, now);
         }
         self.touch_region(r);
         self.reconsider(r, SwitchReason::ClimbBack, now);

@@ -3,6 +3,7 @@
 use crate::{
     Epoch, Inbox, InletState, Instant, NodeId, Notice, Seq, Storage,
     engine::{Engine, receive::Gathered},
+    link::due,
     recv_window::{Offer, Part},
     wire::Run,
 };
@@ -28,10 +29,14 @@ impl<S: Storage> Engine<S> {
         if inlet.epoch != epoch {
             inlet.epoch = epoch;
             inlet.position = None;
+            inlet.untold.renumber(epoch);
             inlet.window.reset(Seq::ZERO);
             inbox.clear(r);
         }
         inlet.read_wanted = true;
+        if inlet.untold.to_tell().next().is_some() {
+            self.links[i].due |= due::REFUSED;
+        }
         if inlet.position.is_none() && inlet.retry_at.is_none() {
             self.set_inlet_state(r, InletState::Opening);
         } else if moved {

@@ -16,6 +16,7 @@ use crate::{
     inlet::Inlet,
     lane::{Lane, Phase},
     link::{Link, Timing, due},
+    refusals::Heard,
     rng::Rng,
     update_window::MAX_FRAGMENTS,
     wire,
@@ -42,6 +43,10 @@ struct Region<U, R> {
     nodes: Vec<NodeId, MAX_REGION_NODES>,
     lane: Lane<U>,
     inlet: Inlet<R>,
+    /// What this region has refused of the own stream.
+    heard: Heard,
+    /// How far a sibling's lane to it is, and clean; the host has to be told.
+    sibling: Option<(Seq, Seq)>,
 }
 
 /// Reading back what is no longer in memory: one request at a time, for whichever lane needs it.
@@ -56,7 +61,7 @@ struct Fetching {
 
 /// The state machine of one node; see the crate's documentation for the loop around it.
 ///
-/// It is large (62 KiB beside the storage handed in), so keep it in a place of its own rather than
+/// It is large (80 KiB beside the storage handed in), so keep it in a place of its own rather than
 /// on a small stack.
 #[derive(Debug, Clone)]
 pub struct Engine<S: Storage> {
@@ -144,6 +149,8 @@ impl<S: Storage> Engine<S> {
                 nodes: Vec::new(),
                 lane: Lane::new(updates),
                 inlet: Inlet::new(received, config.window_bytes),
+                heard: Heard::new(),
+                sibling: None,
             });
         }
         for node in config.nodes {
@@ -245,7 +252,16 @@ impl<S: Storage> Engine<S> {
             return Some(Output::Acked {
                 peer: id,
                 position: lane.acked,
+                clean: lane.clean,
             });
+        }
+        if let Some(refusal) = region.heard.next() {
+            return Some(Output::PeerRefused { peer: id, refusal });
+        }
+        if let Some((seq, clean)) = region.sibling.take() {
+            // Somebody may wait for it, and it is not repeated: never dropped as notices may be.
+            let peer = id;
+            return Some(Output::Notify(Notice::SiblingAcked { peer, seq, clean }));
         }
         match lane.phase {
             Phase::Verifying(position) if lane.verify_due => {
@@ -253,13 +269,15 @@ impl<S: Storage> Engine<S> {
                 return Some(Output::Verify { peer: id, position });
             }
             Phase::Direct
-                if !lane.direct_busy && lane.again_at.is_none() && tail > lane.acked.seq =>
+                if !lane.direct_busy
+                    && lane.again_at.is_none()
+                    && (tail > lane.acked.seq || lane.is_unclean()) =>
             {
                 lane.direct_busy = true;
                 return Some(Output::Direct {
                     peer: id,
                     after: lane.acked.seq,
-                    upto: tail,
+                    upto: tail.max(lane.acked.seq),
                 });
             }
             _ => {}
@@ -415,6 +433,7 @@ impl<S: Storage> Engine<S> {
             target: self.target(peer),
             tail: self.tail,
             acked: lane.acked,
+            clean: lane.clean,
             rtt_us: rtt.map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             sent: lane.counters.sent,
             retransmits: lane.counters.retransmits,
@@ -435,6 +454,7 @@ impl<S: Storage> Engine<S> {
         let inlet = &region.inlet;
         InletStats {
             applied: inlet.position.unwrap_or_default(),
+            clean: inlet.clean,
             from: inlet.from,
             received: inlet.received,
             duplicates: inlet.duplicates,

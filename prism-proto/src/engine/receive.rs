@@ -127,8 +127,12 @@ impl<S: Storage> Engine<S> {
                 gathered.prompt |= refused;
                 self.take_nack(i, nack, now);
             }
-            Frame::RefusedAck { seq } => {
-                self.regions[usize::from(r.0)].inlet.refusal_confirmed(seq);
+            Frame::RefusedAck { epoch, seq } => {
+                self.regions[usize::from(r.0)]
+                    .inlet
+                    .untold
+                    .confirm(epoch, seq);
+                self.touch_region(r);
             }
             Frame::Ping => gathered.prompt = true,
             Frame::Hello { token, epoch, .. } => {
@@ -138,12 +142,14 @@ impl<S: Storage> Engine<S> {
             Frame::Welcome {
                 token,
                 position,
+                clean,
                 credit,
             } => {
                 let lane = &mut self.regions[usize::from(r.0)].lane;
                 if lane.token == token && lane.phase == Phase::Opening && self.is_target(i) {
                     let lane = &mut self.regions[usize::from(r.0)].lane;
                     lane.phase = Phase::Verifying(position);
+                    lane.offered = clean;
                     lane.verify_due = true;
                     lane.credit = credit;
                     lane.hello_at = None;
@@ -170,12 +176,15 @@ impl<S: Storage> Engine<S> {
                     self.notify(Notice::SiblingTail { upto: tail });
                 }
             }
-            Frame::Acked { region, seq } => {
+            Frame::Acked { region, seq, clean } => {
                 gathered.prompt = true;
                 let peer = self.regions.iter().position(|other| other.key == region);
                 if let Some(peer) = peer {
-                    let peer = RegionId(peer as u16);
-                    self.notify(Notice::SiblingAcked { peer, seq });
+                    let news = &mut self.regions[peer].sibling;
+                    // (datagrams overtake each other)
+                    let (s, c) = news.unwrap_or_default();
+                    *news = Some((s.max(seq), c.max(clean)));
+                    self.touch_region(RegionId(peer as u16));
                 }
             }
         }
@@ -252,8 +261,11 @@ impl<S: Storage> Engine<S> {
             return self.reopen(r, now);
         }
         lane.credit = progress.credit;
-        if lane.advance(progress.position) {
-            lane.progress_at = lane.window.is_open().then_some(late);
+        let before = lane.acked.seq;
+        if lane.advance(progress.position, progress.clean) {
+            if lane.acked.seq > before {
+                lane.progress_at = lane.window.is_open().then_some(late);
+            }
             self.lane_advanced(r, now);
         }
     }
@@ -264,18 +276,10 @@ impl<S: Storage> Engine<S> {
         let late = now.after(self.apply_timeout);
         let lane = &mut self.regions[usize::from(r.0)].lane;
         match nack {
-            // Confirmed only when the host hears of it; one that finds no room is told again.
-            Nack::Refused(refusal) if !self.notices.is_full() => {
-                let link = &mut self.links[i];
-                if !link.refused_acks.contains(&refusal.seq)
-                    && link.refused_acks.push(refusal.seq).is_err()
-                {
-                    return;
-                }
-                // Whoever holds the lane meanwhile: it is this region's update.
-                if lane.note_refusal(refusal.seq) {
-                    self.notify(Notice::PeerRefused { peer: r, refusal });
-                }
+            // Whoever holds the lane meanwhile: it is this region's update.
+            Nack::Refused(refusal) if refusal.epoch == self.epoch => {
+                self.regions[usize::from(r.0)].heard.hear(refusal, i);
+                self.touch_region(r);
             }
             Nack::Unavailable { .. } if target => {
                 self.links[i].standing.unavailable = true;

@@ -32,9 +32,9 @@ impl<S: Storage> Engine<S> {
         } = self.timing;
         self.is_target(i).then(|| {
             let lane = &self.regions[usize::from(self.links[i].region.0)].lane;
-            if lane.window.is_open() {
-                // All has been received and nothing is on its way: the word that it is applied may
-                // have been lost, and somebody may wait for it.
+            if lane.window.is_open() || lane.is_unclean() {
+                // All has been received and nothing is on its way: the word that it is applied, or
+                // that it is clean, may have been lost, and somebody may wait for it.
                 keep_alive.min(retry.initial)
             } else {
                 keep_alive
@@ -131,13 +131,17 @@ impl<S: Storage> Engine<S> {
             self.touch_region(r);
         }
         let inlet = &mut self.regions[usize::from(r.0)].inlet;
-        if inlet.refusal_at.is_some_and(|at| at <= now) {
+        if inlet.untold.at.is_some_and(|at| at <= now) {
             // Scheduled here and not where the datagram is written: until the origin confirms there
             // is always a next time, also when the link is down or the sender changes meanwhile.
-            inlet.refusals_told(now);
-            if let Some(from) = inlet.from {
-                self.links[usize::from(from.0)].due |= due::REFUSED;
-                self.touch_link(usize::from(from.0));
+            inlet.untold.repeat(now);
+            for i in 0..self.links.len() {
+                // Every node of the origin that has opened a lane to this one: its present holder
+                // is among them, and each of them can deal with it.
+                if self.links[i].region == r && self.links[i].hello.is_some() {
+                    self.links[i].due |= due::REFUSED;
+                    self.touch_link(i);
+                }
             }
         }
     }

@@ -54,7 +54,7 @@ impl<S: Storage> Engine<S> {
                 self.timing.max_ack_delay,
             );
         }
-        let mut control = write_answers(&mut writer, link, &region.inlet, to);
+        let mut control = write_answers(&mut writer, link, &region.inlet);
         // One datagram at a time tells a sibling what is new; what happens meanwhile is in the next.
         if link.sibling && (link.ring.is_empty() || link.probe) {
             if link.due & due::APPENDED != 0 && writer.push(&Frame::Appended { tail: self.tail }) {
@@ -67,6 +67,7 @@ impl<S: Storage> Engine<S> {
                     let frame = Frame::Acked {
                         region: other.key,
                         seq: other.lane.acked.seq,
+                        clean: other.lane.clean,
                     };
                     let news = link.acked_due >> r & 1 == 1
                         && other.lane.is_held()
@@ -212,12 +213,7 @@ where
 }
 
 /// Answers of the inlet: `Welcome`, refusals, and confirmations of the other side's refusals.
-fn write_answers<P, R>(
-    writer: &mut Writer<'_>,
-    link: &mut Link<P>,
-    inlet: &Inlet<R>,
-    to: NodeId,
-) -> u8
+fn write_answers<P, R>(writer: &mut Writer<'_>, link: &mut Link<P>, inlet: &Inlet<R>) -> u8
 where
     P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>,
     R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>,
@@ -229,6 +225,7 @@ where
                 let welcome = Frame::Welcome {
                     token,
                     position,
+                    clean: inlet.clean.min(position.seq),
                     credit: inlet.credit(),
                 };
                 if writer.push(&welcome) {
@@ -241,16 +238,16 @@ where
     }
     if link.due & due::REFUSED != 0 {
         link.due &= !due::REFUSED;
-        if inlet.from == Some(to) && !inlet.refusals.is_empty() {
-            for refusal in &inlet.refusals {
+        if link.hello.is_some_and(|(_, epoch)| epoch == inlet.epoch) {
+            for refusal in inlet.untold.to_tell() {
                 if writer.push(&Frame::Nack(Nack::Refused(*refusal))) {
                     control |= due::REFUSED;
                 }
             }
         }
     }
-    while let Some(seq) = link.refused_acks.last() {
-        if !writer.push(&Frame::RefusedAck { seq: *seq }) {
+    while let Some(&(epoch, seq)) = link.refused_acks.last() {
+        if !writer.push(&Frame::RefusedAck { epoch, seq }) {
             break;
         }
         link.refused_acks.pop();

@@ -36,6 +36,8 @@ pub enum Frame<'a> {
         token: u32,
         /// Where the database is.
         position: Position,
+        /// No refusal at or below it remains to be told.
+        clean: Seq,
         /// What may be sent beyond it.
         credit: Credit,
     },
@@ -44,8 +46,10 @@ pub enum Frame<'a> {
     Ack(Ack),
     /// What is wrong with the addressee's stream.
     Nack(Nack),
-    /// `Nack::Refused` has arrived and need not be repeated.
+    /// The origin has dealt with `Nack::Refused` durably; it need not be repeated.
     RefusedAck {
+        /// Numbering that `seq` belongs to.
+        epoch: Epoch,
         /// The refused update.
         seq: Seq,
     },
@@ -83,6 +87,8 @@ pub enum Frame<'a> {
         region: RegionKey,
         /// How far.
         seq: Seq,
+        /// No refusal at or below it remains to be told.
+        clean: Seq,
     },
 }
 
@@ -100,6 +106,8 @@ pub struct Credit {
 pub struct Progress {
     /// Applied, committed.
     pub position: Position,
+    /// No refusal at or below it remains to be told.
+    pub clean: Seq,
     /// What may be sent beyond it.
     pub credit: Credit,
 }
@@ -197,7 +205,13 @@ impl Frame<'_> {
     /// What the types alone do not rule out.
     pub(super) fn is_consistent(&self) -> bool {
         match self {
-            Self::Ack(ack) => ack.ranges().is_some(),
+            Self::Ack(ack) => {
+                ack.ranges().is_some() && ack.progress.is_none_or(|p| p.clean <= p.position.seq)
+            }
+            Self::Welcome {
+                position, clean, ..
+            } => *clean <= position.seq,
+            Self::Acked { seq, clean, .. } => clean <= seq,
             Self::Nack(Nack::Missing { from, to }) => from <= to,
             Self::Updates { first, run } => {
                 first.0 > 0

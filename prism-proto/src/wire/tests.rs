@@ -39,6 +39,11 @@ fn golden_bytes() {
         updates: 4096,
         bytes: 5,
     };
+    let progress = Progress {
+        position,
+        clean: Seq(16),
+        credit,
+    };
     let ack = |more: &[(u64, u64)], progress| {
         Frame::Ack(Ack {
             largest: 9,
@@ -49,6 +54,7 @@ fn golden_bytes() {
         })
     };
     let refusal = Refusal {
+        epoch: Epoch(0x80),
         seq: Seq(3),
         class: RefusalClass::Constraint,
         sqlstate: *b"23505",
@@ -67,14 +73,15 @@ fn golden_bytes() {
             Frame::Welcome {
                 token: 7,
                 position,
+                clean: Seq(16),
                 credit,
             },
-            "020780011101802005",
+            "02078001110110802005",
         ),
         (ack(&[], None), "0309c801020000"),
         (
-            ack(&[(0, 1)], Some(Progress { position, credit })),
-            "0309c801020100010180011101802005",
+            ack(&[(0, 1)], Some(progress)),
+            "0309c80102010001018001110110802005",
         ),
         (
             Frame::Nack(Nack::Missing {
@@ -83,7 +90,10 @@ fn golden_bytes() {
             }),
             "04000406",
         ),
-        (Frame::Nack(Nack::Refused(refusal)), "040103013233353035"),
+        (
+            Frame::Nack(Nack::Refused(refusal)),
+            "0401800103013233353035",
+        ),
         (
             Frame::Nack(Nack::Unavailable { retry_ms: 1000 }),
             "0402e807",
@@ -95,7 +105,13 @@ fn golden_bytes() {
             }),
             "040402",
         ),
-        (Frame::RefusedAck { seq: Seq(3) }, "0503"),
+        (
+            Frame::RefusedAck {
+                epoch: Epoch(0x80),
+                seq: Seq(3),
+            },
+            "05800103",
+        ),
         (
             Frame::Updates {
                 first: Seq(18),
@@ -118,8 +134,9 @@ fn golden_bytes() {
             Frame::Acked {
                 region: RegionKey(1),
                 seq: Seq(2),
+                clean: Seq(1),
             },
-            "090102",
+            "09010201",
         ),
     ];
     for (frame, bytes) in golden {

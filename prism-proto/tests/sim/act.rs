@@ -125,10 +125,13 @@ impl Sim {
                 let db = &self.dbs[self.nodes[node].region];
                 let stream = RegionId(stream);
                 let event = if db.up {
-                    Event::Position {
+                    let event = Event::Position {
                         stream,
                         position: db.position(stream.0, epoch),
-                    }
+                        clean: db.clean(stream.0),
+                    };
+                    self.tell_refusals(node, stream.0);
+                    event
                 } else {
                     Event::ApplyFailed {
                         stream,
@@ -147,30 +150,13 @@ impl Sim {
                 batch,
             } => {
                 let region = self.nodes[node].region;
-                let id = RegionId(stream);
                 let event = self.apply(region, stream, epoch, from, &batch);
                 if self.nodes[node].life != life {
                     // Committed by a process that did not live to say so.
                     return;
                 }
-                let refused: Vec<u64> = (from..from + batch.len() as u64)
-                    .filter(|seq| self.dbs[region].refuse.contains(&(stream, *seq)))
-                    .collect();
                 if matches!(event, Event::Applied { .. }) {
-                    for seq in refused {
-                        let refusal = Refusal {
-                            seq: Seq(seq),
-                            class: RefusalClass::Constraint,
-                            sqlstate: *b"23505",
-                        };
-                        self.tell(
-                            node,
-                            Event::Refused {
-                                stream: id,
-                                refusal,
-                            },
-                        );
-                    }
+                    self.tell_refusals(node, stream);
                 }
                 self.tell(node, event);
             }
@@ -207,7 +193,22 @@ impl Sim {
                 self.dbs[usize::from(peer)].direct_rows += batch.len() as u64;
                 let event = self.apply(usize::from(peer), r as u16, epoch, done + 1, &batch);
                 let event = match event {
-                    Event::Applied { position, .. } => Event::DirectDone { peer: id, position },
+                    Event::Applied { position, .. } => {
+                        // It sees to what is refused there before it says how far it got.
+                        for refusal in self.dbs[usize::from(peer)].untold(r as u16) {
+                            if self.dbs[r].up {
+                                let seq = refusal.seq.0;
+                                self.dbs[r].handled.insert((peer, seq));
+                                let there = &mut self.dbs[usize::from(peer)].rejected;
+                                there.insert((r as u16, seq), (refusal.epoch, true));
+                            }
+                        }
+                        Event::DirectDone {
+                            peer: id,
+                            position,
+                            clean: self.dbs[usize::from(peer)].clean(r as u16),
+                        }
+                    }
                     _ => Event::DirectFailed {
                         peer: id,
                         why: DirectFailure::Busy,
@@ -217,6 +218,61 @@ impl Sim {
                     self.tell(node, event);
                 }
             }
+            Action::Handle {
+                node,
+                life,
+                peer,
+                seq,
+            } => {
+                let r = self.nodes[node].region;
+                // With its database away it does nothing; it is told again.
+                if self.nodes[node].life == life && self.dbs[r].up {
+                    let first = self.dbs[r].handled.insert((peer, seq));
+                    self.handled_again += u64::from(!first);
+                    self.tell(
+                        node,
+                        Event::RefusalHandled {
+                            peer: RegionId(peer),
+                            seq: Seq(seq),
+                        },
+                    );
+                }
+            }
+            Action::Told {
+                node,
+                life,
+                stream,
+                seq,
+            } => {
+                let r = self.nodes[node].region;
+                if self.nodes[node].life != life || !self.dbs[r].up {
+                    return;
+                }
+                if let Some((_, told)) = self.dbs[r].rejected.get_mut(&(stream, seq)) {
+                    *told = true;
+                }
+                self.tell_refusals(node, stream);
+                self.tell(
+                    node,
+                    Event::Clean {
+                        stream: RegionId(stream),
+                        clean: self.dbs[r].clean(stream),
+                    },
+                );
+            }
+        }
+    }
+
+    /// What an inlet worker does before it says where the stream is.
+    fn tell_refusals(&mut self, node: usize, stream: u16) {
+        for refusal in self.dbs[self.nodes[node].region].untold(stream) {
+            self.tell(
+                node,
+                Event::Refused {
+                    stream: RegionId(stream),
+                    refusal,
+                },
+            );
         }
     }
 
@@ -249,6 +305,15 @@ impl Sim {
             return Event::Position {
                 stream: id,
                 position: self.dbs[region].position(stream, epoch),
+                clean: self.dbs[region].clean(stream),
+            };
+        }
+        let known = self.dbs[region].position(stream, epoch);
+        if known.seq > Seq::ZERO && known.epoch != epoch {
+            return Event::ApplyFailed {
+                stream: id,
+                cause: ApplyCause::Forked,
+                retry_at: at(self.now + SEC),
             };
         }
         for (seq, payload) in (from..).zip(batch) {
@@ -266,10 +331,16 @@ impl Sim {
                 .entry(stream)
                 .or_default()
                 .push(row);
+            self.dbs[region].epochs.insert(stream, epoch);
+            if self.dbs[region].refuse.contains(&(stream, seq)) {
+                let entry = self.dbs[region].rejected.entry((stream, seq));
+                entry.or_insert((epoch, false));
+            }
         }
         Event::Applied {
             stream: id,
             position: self.dbs[region].position(stream, epoch),
+            clean: self.dbs[region].clean(stream),
         }
     }
 }

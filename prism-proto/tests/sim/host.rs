@@ -1,6 +1,6 @@
 //! What stands around an engine: storage, the network's faults, a model database, memory.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use prism_proto::*;
 
@@ -64,6 +64,12 @@ pub struct Db {
     pub sick: Option<ApplyCause>,
     /// Updates (stream, seq) that it refuses: recorded, then skipped.
     pub refuse: HashSet<(u16, u64)>,
+    /// Those that it has refused, with their numbering, and whether their origin knows.
+    pub rejected: BTreeMap<(u16, u64), (Epoch, bool)>,
+    /// Refusals (region, seq) of its own stream that have been dealt with.
+    pub handled: BTreeSet<(u16, u64)>,
+    /// Numbering that a stream was applied with; its origin's, if nothing is said.
+    pub epochs: HashMap<u16, Epoch>,
     pub direct_rows: u64,
 }
 
@@ -73,10 +79,33 @@ impl Db {
         match applied.last() {
             None => Position::default(),
             Some((tag, _)) => Position {
-                epoch,
+                epoch: self.epochs.get(&stream).copied().unwrap_or(epoch),
                 seq: Seq(applied.len() as u64),
                 tag: *tag,
             },
+        }
+    }
+}
+
+impl Db {
+    /// Refusals that the origin does not know of, as far as an engine has room for them.
+    pub fn untold(&self, stream: u16) -> Vec<Refusal> {
+        (self.rejected.iter())
+            .filter(|((s, _), (_, told))| *s == stream && !told)
+            .take(16)
+            .map(|((_, seq), (epoch, _))| Refusal {
+                epoch: *epoch,
+                seq: Seq(*seq),
+                class: RefusalClass::Constraint,
+                sqlstate: *b"23505",
+            })
+            .collect()
+    }
+
+    pub fn clean(&self, stream: u16) -> Seq {
+        match self.untold(stream).first() {
+            Some(lowest) => Seq(lowest.seq.0 - 1),
+            None => self.position(stream, Epoch(0)).seq,
         }
     }
 }

@@ -36,7 +36,9 @@ pub struct Node {
     pub bytes: u64,
     pub connects: u64,
     pub acked: HashMap<u16, u64>,
+    pub clean: HashMap<u16, u64>,
     pub sibling_acked: HashMap<u16, u64>,
+    pub sibling_clean: HashMap<u16, u64>,
     pub sibling_tail: u64,
     stuck: u32,
 }
@@ -94,6 +96,20 @@ enum Action {
         peer: u16,
         upto: u64,
     },
+    /// The origin's host deals with a refusal.
+    Handle {
+        node: usize,
+        life: u64,
+        peer: u16,
+        seq: u64,
+    },
+    /// The region that refused notes that the origin has done so.
+    Told {
+        node: usize,
+        life: u64,
+        stream: u16,
+        seq: u64,
+    },
 }
 
 pub struct Sim {
@@ -119,6 +135,13 @@ pub struct Sim {
     /// Direct writes asked for; and whether they are answered without writing anything.
     pub directs: u64,
     pub direct_idle: bool,
+    /// `PeerRefused` as hosts have heard it: when, node, peer, seq.
+    pub refused: Vec<(u64, usize, u16, u64)>,
+    /// Refusals that were told to a region that had dealt with them, at whichever node.
+    pub handled_again: u64,
+    /// What dealing with one takes; and how many of the next a host has no room for.
+    pub handle_us: u64,
+    pub handle_drop: u32,
     /// Datagrams to drop deliberately: the next n matching (from, to).
     pub drop_next: HashMap<(usize, usize), u32>,
 }
@@ -171,6 +194,10 @@ impl Sim {
             unreadable: 0..0,
             directs: 0,
             direct_idle: false,
+            refused: Vec::new(),
+            handled_again: 0,
+            handle_us: 500,
+            handle_drop: 0,
             drop_next: HashMap::new(),
         };
         for i in 0..sim.node_configs.len() {
@@ -215,7 +242,9 @@ impl Sim {
             bytes: 0,
             connects: 0,
             acked: HashMap::new(),
+            clean: HashMap::new(),
             sibling_acked: HashMap::new(),
+            sibling_clean: HashMap::new(),
             sibling_tail: 0,
             stuck: 0,
         }
@@ -339,13 +368,14 @@ impl Sim {
         })
     }
 
-    /// Whether every lane holder has heard of everything.
+    /// Whether every lane holder has heard of everything, and that it is clean.
     pub fn settled(&self) -> bool {
         self.converged()
             && self.nodes.iter().filter(|n| n.alive).all(|n| {
                 (0..self.dbs.len()).filter(|p| *p != n.region).all(|p| {
                     let stats = n.engine.lane_stats(RegionId(p as u16));
-                    !stats.held || stats.acked.seq.0 == self.dbs[n.region].outbox.len() as u64
+                    let tail = self.dbs[n.region].outbox.len() as u64;
+                    !stats.held || (stats.acked.seq.0, stats.clean.0) == (tail, tail)
                 })
             })
     }
@@ -525,9 +555,40 @@ impl Sim {
                         },
                     );
                 }
-                Output::Acked { peer, position } => {
+                Output::PeerRefused { peer, refusal } => {
+                    let seq = refusal.seq.0;
+                    self.refused.push((self.now, i, peer.0, seq));
+                    if self.handle_drop > 0 {
+                        self.handle_drop -= 1;
+                        continue;
+                    }
+                    let action = Action::Handle {
+                        node: i,
+                        life,
+                        peer: peer.0,
+                        seq,
+                    };
+                    self.schedule(self.handle_us, action);
+                }
+                Output::RefusalTold { stream, seq, .. } => {
+                    let action = Action::Told {
+                        node: i,
+                        life,
+                        stream: stream.0,
+                        seq: seq.0,
+                    };
+                    self.schedule(200, action);
+                }
+                Output::Acked {
+                    peer,
+                    position,
+                    clean,
+                } => {
                     let r = node.region;
                     node.acked.insert(peer.0, position.seq.0);
+                    node.clean.insert(peer.0, clean.0);
+                    assert!(clean <= position.seq);
+                    self.judge_clean(r, peer.0, clean);
                     let applied = self.applied(usize::from(peer.0), r);
                     assert!(
                         position.seq.0 <= applied,
@@ -536,10 +597,15 @@ impl Sim {
                 }
                 Output::Notify(notice) => {
                     match notice {
-                        Notice::SiblingAcked { peer, seq } => {
+                        Notice::SiblingAcked { peer, seq, clean } => {
                             node.sibling_acked.insert(peer.0, seq.0);
+                            node.sibling_clean.insert(peer.0, clean.0);
+                            let r = node.region;
+                            self.judge_clean(r, peer.0, clean);
                         }
-                        Notice::SiblingTail { upto } => node.sibling_tail = upto.0,
+                        Notice::SiblingTail { upto } => {
+                            self.nodes[i].sibling_tail = upto.0;
+                        }
                         _ => {}
                     }
                     if self.trace {
@@ -555,6 +621,19 @@ impl Sim {
                 }
                 other => panic!("unknown output {other:?}"),
             }
+        }
+    }
+
+    /// An update counts as executed at the peer, or its refusal as dealt with: is that so?
+    fn judge_clean(&self, r: usize, peer: u16, clean: Seq) {
+        for (stream, seq) in self.dbs[usize::from(peer)].rejected.keys() {
+            let known = usize::from(*stream) != r
+                || *seq > clean.0
+                || self.dbs[r].handled.contains(&(peer, *seq));
+            assert!(
+                known,
+                "{seq} counts as clean at {peer}, which has refused it"
+            );
         }
     }
 
