@@ -115,16 +115,25 @@ impl Applier {
         updates: &[(Seq, B)],
     ) -> ApplyOutcome {
         let mut outcome = ApplyOutcome::default();
-        let (mut items, unfit) = self.decode(updates);
-        let mut stopped = self.run(db, stream, epoch, &mut items, &mut outcome);
-        if stopped.is_none()
-            && let Some((stop, item)) = unfit
-        {
-            // Otherwise there is a gap before it, or somebody else has applied it.
-            let next = outcome.position.map(|position| position.seq.next());
-            if stop.seq == next {
+        let mut rest = updates;
+        let mut stopped;
+        loop {
+            let (mut items, unfit) = self.decode(rest);
+            stopped = self.run(db, stream, epoch, &mut items, &mut outcome);
+            let (None, Some((stop, item))) = (&stopped, unfit) else {
+                break;
+            };
+            // In front of it there may be a gap; or somebody else has gone past it.
+            let position = outcome.position.map_or(Seq::ZERO, |position| position.seq);
+            if Some(position.next()) == stop.seq {
                 stopped = self.skip_unfit(db, (stream, epoch), item, stop, &mut outcome);
+                if stopped.is_some() {
+                    break;
+                }
+            } else if stop.seq > Some(position) {
+                break;
             }
+            rest = &rest[items.len() + 1..];
         }
         if outcome.executed > 0 {
             self.waits = 0;

@@ -334,6 +334,40 @@ pub(crate) fn held_here(index: usize) -> DbError {
     )
 }
 
+/// How a state lies in the table `request`: a word and an answer.
+pub(crate) fn state_text(state: &RequestState) -> (&'static str, Option<String>) {
+    match state {
+        RequestState::Committed => ("committed", None),
+        RequestState::Held => ("held", None),
+        RequestState::Refused { sqlstate, message } => {
+            let answer = serde_json::json!({"sqlstate": sqlstate, "message": message});
+            ("refused", Some(answer.to_string()))
+        }
+        // Plain enums and texts: never fails.
+        RequestState::Undone(reason) => ("undone", serde_json::to_string(reason).ok()),
+    }
+}
+
+/// Reads what [`state_text`] gave.
+pub(crate) fn state_from(word: &str, answer: Option<&str>) -> RequestState {
+    let json: serde_json::Value = answer
+        .and_then(|answer| serde_json::from_str(answer).ok())
+        .unwrap_or_default();
+    let text = |key: &str| json[key].as_str().unwrap_or_default().to_owned();
+    match word {
+        "held" => RequestState::Held,
+        "refused" => RequestState::Refused {
+            sqlstate: text("sqlstate"),
+            message: text("message"),
+        },
+        "undone" => {
+            let reason = serde_json::from_value(json.clone());
+            RequestState::Undone(reason.unwrap_or_else(|_| undone_elsewhere("?")))
+        }
+        _ => RequestState::Committed,
+    }
+}
+
 /// Whether another row count than the origin's says that the tables differ.
 pub(crate) fn counts(update: &Update, is_absolute: bool) -> bool {
     // A guarded undo affects no row where somebody has written later.

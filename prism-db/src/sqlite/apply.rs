@@ -6,9 +6,13 @@ use prism_proto::{RegionKey, Seq};
 use rusqlite::Connection;
 
 use super::connection::End;
-use super::{Statements, ledger, outbox};
-use crate::chain::{self, Plan};
-use crate::{ApplyItem, ApplyReport, ApplyRequest, DbError, Drift, ItemAction};
+use super::{Statements, ledger, outbox, rejected, request};
+use crate::catalogue::Kind;
+use crate::chain::{self, Course, Plan};
+use crate::{
+    ApplyItem, ApplyReport, ApplyRequest, DbError, Digest, Drift, ItemAction, RequestRow,
+    RequestState, body_digest,
+};
 
 /// SQLSTATE of a missing referenced row.
 const MISSING_REFERENCE: &str = "23503";
@@ -43,11 +47,11 @@ pub(super) fn apply(
         match &item.action {
             ItemAction::Skip => {}
             ItemAction::Reject { sqlstate, message } => {
-                ledger::reject(db, request, item, sqlstate, message)?;
+                reject(db, statements, request, item, (sqlstate, message))?;
             }
-            ItemAction::Run => match run(db, statements, item, index) {
-                Ok(rows) if rows == item.update.rows => {}
-                Ok(rows) => {
+            ItemAction::Run => match run(db, statements, request, item, index) {
+                Ok(None) => {}
+                Ok(Some(rows)) => {
                     if let Some(report) = behind(db, request, item, &mut here)? {
                         return Ok(End::Rollback(report));
                     }
@@ -68,6 +72,7 @@ pub(super) fn apply(
             },
         }
     }
+    rejected::forget_skips(db, request.stream, last.seq)?;
     Ok(End::Commit(ApplyReport::Done {
         position: ledger::advance(db, request, last)?,
         executed: items.len() as u64,
@@ -99,14 +104,124 @@ pub(super) fn unknown(region: &str) -> DbError {
     ))
 }
 
+/// Gives the rows affected if they differ from the origin's.
 fn run(
     db: &Connection,
     statements: &Statements,
+    request: &ApplyRequest<'_>,
     item: &ApplyItem,
     index: usize,
-) -> Result<u64, DbError> {
-    let statement = statements.find(db, item.update.statement, index)?;
-    outbox::run(db, statement.sql(), &item.update.params, index)
+) -> Result<Option<u64>, DbError> {
+    let update = &item.update;
+    let statement = statements.find(db, update.statement, index)?;
+    let body = body_digest(statement.name(), statement.params(), &update.params);
+    let known = match &update.request_id {
+        Some(id) => request::get(db, id)?,
+        None => None,
+    };
+    let refused = match update.undoes {
+        Some(seq) => rejected::is_rejected(db, request.stream, request.epoch, seq)?,
+        None => false,
+    };
+    let place = (request.stream, item.seq);
+    let (sql, state) = match chain::course(place, update, body, known.as_ref(), refused) {
+        Course::Wait => return Err(chain::held_here(index)),
+        Course::Double => return Ok(None),
+        Course::NothingToUndo => {
+            if let Some(seq) = update.undoes {
+                rejected::undone(db, request.stream, seq)?;
+            }
+            if let Some(row) = known
+                && let Some(seq) = row.seq
+            {
+                // Its copy of another stream is what was refused here.
+                rejected::undone(db, &row.stream, seq)?;
+            }
+            return Ok(None);
+        }
+        Course::Run => (Some(statement.sql()), RequestState::Committed),
+        Course::Undo => {
+            let reason = chain::undone_elsewhere(request.stream);
+            (statement.undo(), RequestState::Undone(reason))
+        }
+    };
+    let sql = sql.ok_or_else(|| DbError::sql("42601", "its statement has no undo", Some(index)))?;
+    let rows = outbox::run(db, sql, &update.params, &update.old, index)?;
+    record(db, request, item, body, known, state)?;
+    let differs = rows != update.rows && chain::counts(update, statement.kind() == Kind::Absolute);
+    Ok(differs.then_some(rows))
+}
+
+/// Notes what became of an update's request here, unless the id belongs to another one.
+fn record(
+    db: &Connection,
+    apply: &ApplyRequest<'_>,
+    item: &ApplyItem,
+    body: Digest,
+    known: Option<RequestRow>,
+    state: RequestState,
+) -> Result<(), DbError> {
+    let Some(request_id) = item.update.request_id else {
+        return Ok(());
+    };
+    let known = match known {
+        Some(row) if row.body != body => return Ok(()),
+        // Of an undo the original's place stays.
+        Some(row) if item.update.undoes.is_some() => Some(row),
+        _ => None,
+    };
+    let row = RequestRow {
+        request_id,
+        body,
+        stream: known
+            .as_ref()
+            .map_or_else(|| apply.stream.to_owned(), |row| row.stream.clone()),
+        seq: match known {
+            Some(row) => row.seq,
+            None => item.update.undoes.or(Some(item.seq)),
+        },
+        state,
+    };
+    request::put(db, &row)
+}
+
+fn reject(
+    db: &Connection,
+    statements: &Statements,
+    apply: &ApplyRequest<'_>,
+    item: &ApplyItem,
+    (sqlstate, message): (&str, &str),
+) -> Result<(), DbError> {
+    let update = &item.update;
+    let new = rejected::New {
+        stream: apply.stream,
+        epoch: apply.epoch,
+        seq: Some(item.seq),
+        update,
+        sqlstate,
+        message,
+        // A notice comes from its origin.
+        told: update.notice().is_some(),
+    };
+    rejected::insert(db, &new)?;
+    let (Some(id), None) = (&update.request_id, update.undoes) else {
+        return Ok(());
+    };
+    // What it asked for is not known without its statement: a double is then no double either.
+    let Ok(statement) = statements.find(db, update.statement, 0) else {
+        return Ok(());
+    };
+    let body = body_digest(statement.name(), statement.params(), &update.params);
+    let known = request::get(db, id)?;
+    // Its copy of another stream has an effect here.
+    if known.as_ref().is_some_and(|row| row.seq.is_some()) {
+        return Ok(());
+    }
+    let state = RequestState::Refused {
+        sqlstate: sqlstate.to_owned(),
+        message: message.to_owned(),
+    };
+    record(db, apply, item, body, known, state)
 }
 
 /// Whether what looks wrong may come from another stream that has not arrived here yet.

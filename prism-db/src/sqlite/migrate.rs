@@ -12,7 +12,10 @@ use crate::catalogue::Catalogue;
 use crate::{DbError, Migrated, Topology, chain, timestamp};
 
 /// Numbered SQL files, each run once, in order. Never change one that has been released.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_ledger.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_ledger.sql"),
+    include_str!("migrations/0002_requests.sql"),
+];
 
 /// The version that this build works with.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;

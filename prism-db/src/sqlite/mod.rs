@@ -8,27 +8,39 @@ mod apply;
 mod check;
 mod connection;
 mod errors;
+mod held;
+mod lane;
 mod ledger;
 mod migrate;
+mod node;
 mod outbox;
+mod rejected;
+mod request;
+mod retry;
+mod undo;
 mod values;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prism_proto::{Epoch, Position, Seq, Verdict};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::catalogue::{Catalogue, CatalogueError, Statement};
 use crate::{
-    ApplyReport, ApplyRequest, Committed, Database, DbError, Digest, Hlc, LaneRow, OpenOptions,
-    RegionRow, RejectedRow, Submission,
+    ApplyReport, ApplyRequest, Committed, Database, DbError, Digest, HeldState, HeldWrite, Hlc,
+    LaneRow, NodeRow, OpenOptions, OutboxFigures, RefusalRow, RegionRow, RejectedRow, RequestRow,
+    Retried, Submission, UndoReason, Undone, body_digest,
 };
 use connection::{End, Open};
 pub(crate) use migrate::migrate;
+use outbox::Own;
+
+/// How often a waiting connection looks at the file.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The statements: those of the configuration, and older versions that the database remembers.
 struct Statements {
@@ -75,6 +87,8 @@ pub(crate) struct Sqlite {
     options: OpenOptions,
     statements: Statements,
     open: Option<Open>,
+    /// The end of the stream as `wait_for_outbox` has seen it last.
+    heard: Option<Seq>,
     /// Of the first connection: a file of another numbering in its place is noticed.
     epoch: Option<Epoch>,
 }
@@ -89,6 +103,7 @@ impl Sqlite {
             },
             options,
             open: None,
+            heard: None,
             epoch: None,
         }
     }
@@ -149,6 +164,22 @@ impl Sqlite {
     ) -> Result<T, DbError> {
         self.with(|open, _, _| open.write(|db| work(db).map(End::Commit)))
     }
+
+    /// For what may put something at the end of the own stream.
+    fn number<T>(
+        &mut self,
+        work: impl FnOnce(&Own<'_>) -> Result<End<T>, DbError>,
+    ) -> Result<T, DbError> {
+        self.with(|open, options, statements| {
+            open.write(|db| {
+                work(&Own {
+                    db,
+                    options,
+                    statements,
+                })
+            })
+        })
+    }
 }
 
 impl Database for Sqlite {
@@ -160,9 +191,7 @@ impl Database for Sqlite {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        self.with(|open, options, statements| {
-            open.write(|db| outbox::submit(db, options, statements, batch).map(End::Commit))
-        })
+        self.number(|own| outbox::submit(own, batch).map(End::Commit))
     }
 
     fn position(&mut self, stream: &str) -> Result<Position, DbError> {
@@ -208,22 +237,22 @@ impl Database for Sqlite {
     }
 
     fn lanes(&mut self) -> Result<Vec<LaneRow>, DbError> {
-        self.read(ledger::lanes)
+        self.read(lane::all)
     }
 
     fn lane_lease(&mut self, peer: &str, node: &str, ttl: Duration) -> Result<LaneRow, DbError> {
         self.write(|db| {
-            ledger::lease(db, peer, node, ttl)?;
-            ledger::lane(db, peer)?.ok_or_else(|| apply::unknown(peer))
+            lane::lease(db, peer, node, ttl)?;
+            lane::get(db, peer)?.ok_or_else(|| apply::unknown(peer))
         })
     }
 
     fn lane_release(&mut self, peer: &str, node: &str) -> Result<(), DbError> {
-        self.write(|db| ledger::release(db, peer, node))
+        self.write(|db| lane::release(db, peer, node))
     }
 
     fn lane_acked(&mut self, peer: &str, position: Position) -> Result<(), DbError> {
-        self.write(|db| ledger::acked(db, peer, position))
+        self.write(|db| lane::acked(db, peer, position))
     }
 
     fn outbox_trim(&mut self, retention: Duration, limit: u32) -> Result<u64, DbError> {
@@ -236,11 +265,11 @@ impl Database for Sqlite {
     }
 
     fn rejected_count(&mut self) -> Result<u64, DbError> {
-        self.read(ledger::rejected_count)
+        self.read(rejected::count)
     }
 
     fn rejected(&mut self, limit: u32) -> Result<Vec<RejectedRow>, DbError> {
-        self.read(|db| ledger::rejected(db, limit))
+        self.read(|db| rejected::list(db, limit))
     }
 
     fn check(&mut self, statement: &Statement) -> Result<Vec<CatalogueError>, DbError> {
@@ -249,5 +278,136 @@ impl Database for Sqlite {
 
     fn hlc(&mut self) -> Result<Hlc, DbError> {
         self.read(ledger::hlc)
+    }
+
+    fn request(&mut self, request_id: &[u8; 16]) -> Result<Option<RequestRow>, DbError> {
+        self.with(|open, _, _| open.write(|db| request::get(db, request_id).map(End::Rollback)))
+    }
+
+    fn request_refused(
+        &mut self,
+        submission: &Submission,
+        sqlstate: &str,
+        message: &str,
+        dead_letter: bool,
+    ) -> Result<(), DbError> {
+        self.number(|own| {
+            let statement = own.statements.find(own.db, submission.statement, 0)?;
+            let body = body_digest(statement.name(), statement.params(), &submission.params);
+            rejected::of_request(own.db, submission, body, (sqlstate, message), dead_letter)
+                .map(End::Commit)
+        })
+    }
+
+    fn request_trim(&mut self, retention: Duration, limit: u32) -> Result<u64, DbError> {
+        self.write(|db| request::trim(db, retention, limit))
+    }
+
+    fn refusals(&mut self, stream: &str, limit: u32) -> Result<Vec<RefusalRow>, DbError> {
+        self.read(|db| rejected::refusals(db, stream, limit))
+    }
+
+    fn refusals_told(&mut self, stream: &str, epoch: Epoch, seqs: &[Seq]) -> Result<(), DbError> {
+        self.write(|db| rejected::told(db, stream, epoch, seqs))
+    }
+
+    fn undo(&mut self, seq: Seq, reason: &UndoReason) -> Result<Undone, DbError> {
+        let attempt = self.number(|own| undo::undo(own, seq, reason, None).map(End::Commit));
+        match attempt.as_ref().err().and_then(undo::Refusal::of) {
+            None => attempt,
+            Some(refusal) => {
+                self.number(|own| undo::undo(own, seq, reason, Some(&refusal)).map(End::Commit))
+            }
+        }
+    }
+
+    fn held_begin(
+        &mut self,
+        submission: &Submission,
+        limit: Duration,
+    ) -> Result<HeldWrite, DbError> {
+        let mut submission = submission.clone();
+        let new = || uuid::Uuid::new_v4().into_bytes();
+        submission.request_id.get_or_insert_with(new);
+        self.number(|own| held::try_out(own, submission, limit).map(End::Rollback))
+    }
+
+    fn held_publish(&mut self, held: &HeldWrite) -> Result<Committed, DbError> {
+        self.number(|own| held::publish(own, held).map(End::Commit))
+    }
+
+    fn held_finish(&mut self, seq: Seq) -> Result<bool, DbError> {
+        self.number(|own| held::finish(own, seq).map(End::Commit))
+    }
+
+    fn held_cancel(&mut self) -> Result<(), DbError> {
+        Ok(())
+    }
+
+    fn held_state(&mut self, seq: Seq) -> Result<HeldState, DbError> {
+        self.number(|own| held::state(own, seq).map(End::Rollback))
+    }
+
+    fn settle_held(&mut self) -> Result<Vec<Committed>, DbError> {
+        self.number(|own| held::settle(own).map(End::Commit))
+    }
+
+    fn rejected_get(&mut self, id: i64) -> Result<Option<RejectedRow>, DbError> {
+        self.read(|db| rejected::get(db, id))
+    }
+
+    fn rejected_retry(&mut self, id: i64) -> Result<Retried, DbError> {
+        self.number(|own| retry::retry(own, id).map(End::Commit))
+    }
+
+    fn rejected_drop(&mut self, id: i64) -> Result<bool, DbError> {
+        self.write(|db| rejected::resolve(db, id, "dropped"))
+    }
+
+    fn skip(&mut self, stream: &str, seq: Seq) -> Result<bool, DbError> {
+        self.write(|db| rejected::skip(db, stream, seq))
+    }
+
+    fn skips(&mut self, stream: &str) -> Result<Vec<Seq>, DbError> {
+        self.read(|db| rejected::skips(db, stream))
+    }
+
+    fn lane_want(&mut self, peer: &str, node: &str, ttl: Duration) -> Result<(), DbError> {
+        self.write(|db| lane::want(db, peer, node, ttl))
+    }
+
+    fn lane_stale(&mut self, peer: &str, stale: bool) -> Result<(), DbError> {
+        self.write(|db| lane::stale(db, peer, stale))
+    }
+
+    fn outbox_figures(&mut self) -> Result<OutboxFigures, DbError> {
+        self.with(|open, _, _| open.snapshot(lane::figures))
+    }
+
+    fn node_claim(
+        &mut self,
+        node: &str,
+        incarnation: u64,
+        journal: u64,
+    ) -> Result<Option<NodeRow>, DbError> {
+        self.write(|db| node::claim(db, node, incarnation, journal))
+    }
+
+    fn node_beat(&mut self, node: &str, incarnation: u64) -> Result<bool, DbError> {
+        self.write(|db| node::beat(db, node, incarnation))
+    }
+
+    /// A file tells nobody: it is looked at now and then.
+    fn wait_for_outbox(&mut self, timeout: Duration) -> Result<bool, DbError> {
+        let until = Instant::now() + timeout;
+        loop {
+            let now = self.read(ledger::region)?.next_seq;
+            let news = self.heard.replace(now).is_some_and(|before| before != now);
+            let left = until.saturating_duration_since(Instant::now());
+            if news || left.is_zero() {
+                return Ok(news);
+            }
+            std::thread::sleep(left.min(LOOK));
+        }
     }
 }

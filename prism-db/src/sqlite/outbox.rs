@@ -6,9 +6,12 @@ use prism_proto::{Position, RegionKey, Seq, Tag, Verdict};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::errors::{Phase, convert, own};
-use super::{Statements, ledger, values};
+use super::{Statements, held, lane, ledger, request, values};
 use crate::chain::{self, Draft, Executed, Tail};
-use crate::{Committed, DbError, OpenOptions, Submission, Update, UpdateError, Value, timestamp};
+use crate::{
+    Committed, DbError, Digest, OpenOptions, RequestRow, RequestState, Submission, Update,
+    UpdateError, Value, timestamp,
+};
 
 /// How many of the newest updates [`find`] looks through.
 const FIND_AMONG: u32 = 65_536;
@@ -22,18 +25,57 @@ pub(super) fn damaged(error: UpdateError) -> DbError {
     )
 }
 
+/// What numbering needs to know.
+pub(super) struct Own<'a> {
+    pub(super) db: &'a Connection,
+    pub(super) options: &'a OpenOptions,
+    pub(super) statements: &'a Statements,
+}
+
 /// Executes a batch and gives it its numbers. The transaction is the caller's.
-pub(super) fn submit(
-    db: &Connection,
-    options: &OpenOptions,
-    statements: &Statements,
-    batch: &[Submission],
-) -> Result<Vec<Committed>, DbError> {
+pub(super) fn submit(own: &Own<'_>, batch: &[Submission]) -> Result<Vec<Committed>, DbError> {
+    held::wait_for_nobody(own)?;
+    let bodies = request::claim(own.db, own.statements, batch)?;
     let mut drafts = Vec::with_capacity(batch.len());
     for (index, submission) in batch.iter().enumerate() {
-        let executed = execute(db, statements, submission, index)?;
+        let executed = execute(own.db, own.statements, submission, index)?;
         drafts.push(Draft::of(submission, executed));
     }
+    let committed = append(own, drafts, None)?;
+    for (one, body) in committed.iter().zip(bodies) {
+        record(own, one, body, RequestState::Committed)?;
+    }
+    Ok(committed)
+}
+
+/// Notes what became of a request of this region.
+pub(super) fn record(
+    own: &Own<'_>,
+    one: &Committed,
+    body: Digest,
+    state: RequestState,
+) -> Result<(), DbError> {
+    let Some(request_id) = one.update.request_id else {
+        return Ok(());
+    };
+    let row = RequestRow {
+        request_id,
+        body,
+        stream: own.options.topology.region.clone(),
+        seq: Some(one.seq),
+        state,
+    };
+    request::put(own.db, &row)
+}
+
+/// Puts drafts at the end of the stream. `held_until`: they are held, at the latest until then.
+pub(super) fn append(
+    own_stream: &Own<'_>,
+    drafts: Vec<Draft>,
+    held_until: Option<i64>,
+) -> Result<Vec<Committed>, DbError> {
+    let db = own_stream.db;
+    let max_update = own_stream.options.max_update;
     let region = ledger::region(db)?;
     let tail = Tail {
         next_seq: region.next_seq,
@@ -46,15 +88,20 @@ pub(super) fn submit(
         .map(|(name, position)| (RegionKey::of(&name), position.seq))
         .collect();
     let now = timestamp::now_micros();
-    let (tail, numbered) = chain::number(tail, drafts, &seen, now, options.max_update)?;
+    let (tail, numbered) = chain::number(tail, drafts, &seen, now, max_update)?;
+    let mut total: i64 = db
+        .query_row("SELECT bytes FROM prism_region", [], |row| row.get(0))
+        .map_err(own)?;
     let mut insert = db
         .prepare_cached(
-            "INSERT INTO prism_outbox (seq, tag, prev_tag, statement, body, request_id, at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO prism_outbox (seq, tag, prev_tag, statement, body, state, held_until,
+                                       total, request_id, at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )
         .map_err(own)?;
     let mut committed = Vec::with_capacity(numbered.len());
     for (one, body) in numbered {
+        total = total.saturating_add_unsigned(body.len() as u64);
         insert
             .execute(params![
                 one.seq.0.cast_signed(),
@@ -62,25 +109,33 @@ pub(super) fn submit(
                 one.update.prev_tag.0.cast_signed(),
                 one.update.statement.0,
                 body,
+                if held_until.is_some() {
+                    "held"
+                } else {
+                    "final"
+                },
+                held_until,
+                total,
                 one.update.request_id,
                 now,
             ])
             .map_err(own)?;
         committed.push(one);
     }
-    db.prepare_cached("UPDATE prism_region SET next_seq = ?1, last_tag = ?2, hlc = ?3")
+    db.prepare_cached("UPDATE prism_region SET next_seq = ?1, last_tag = ?2, hlc = ?3, bytes = ?4")
         .and_then(|mut update| {
             update.execute(params![
                 tail.next_seq.0.cast_signed(),
                 tail.last_tag.0.cast_signed(),
                 tail.hlc.0.cast_signed(),
+                total,
             ])
         })
         .map_err(own)?;
     Ok(committed)
 }
 
-fn execute(
+pub(super) fn execute(
     db: &Connection,
     statements: &Statements,
     submission: &Submission,
@@ -118,7 +173,7 @@ fn execute(
                 })?,
         };
     }
-    let rows = run(db, statement.sql(), &submission.params, index)?;
+    let rows = run(db, statement.sql(), &submission.params, &[], index)?;
     Ok(Executed { rows, old })
 }
 
@@ -127,12 +182,14 @@ pub(super) fn run(
     db: &Connection,
     sql: &str,
     params: &[Value],
+    old: &[Value],
     index: usize,
 ) -> Result<u64, DbError> {
     let mut statement = db
         .prepare_cached(sql)
         .map_err(|e| convert(e, Phase::Prepare, Some(index)))?;
     values::bind(&mut statement, "$", params)
+        .and_then(|()| values::bind(&mut statement, "$old", old))
         .and_then(|()| statement.raw_execute())
         .map(|rows| rows as u64)
         .map_err(|e| convert(e, Phase::Run, Some(index)))
@@ -220,25 +277,27 @@ pub(super) fn trim(
     limit: u32,
 ) -> Result<u64, DbError> {
     let epoch = ledger::region(db)?.epoch;
-    let lanes = ledger::lanes(db)?;
-    let acked = |peer: &str| {
-        let lane = lanes.iter().find(|lane| lane.peer == peer);
-        lane.filter(|lane| lane.acked.epoch == epoch)
-            .map_or(0, |lane| lane.acked.seq.0)
+    let lanes = lane::all(db)?;
+    let acked = |peer: &&str| match lanes.iter().find(|lane| lane.peer == *peer) {
+        Some(lane) if lane.stale => None,
+        Some(lane) if lane.acked.epoch == epoch => Some(lane.acked.seq.0),
+        _ => Some(0),
     };
-    // Without peers nobody needs the rows.
-    let bound = peers.iter().map(|peer| acked(peer)).min();
+    // Without peers nobody needs the rows; a stale one needs more than them.
+    let bound = peers.iter().filter_map(acked).min();
     let bound = i64::try_from(bound.unwrap_or(u64::MAX)).unwrap_or(i64::MAX);
     let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
     let cutoff = timestamp::now_micros().saturating_sub(retention);
     let mut query = db
-        .prepare_cached("SELECT seq, at FROM prism_outbox WHERE seq <= ?1 ORDER BY seq LIMIT ?2")
+        .prepare_cached(
+            "SELECT seq, at, state = 'held' FROM prism_outbox WHERE seq <= ?1 ORDER BY seq LIMIT ?2",
+        )
         .map_err(own)?;
     let mut rows = query.query(params![bound, limit]).map_err(own)?;
     let mut last = None;
     while let Some(row) = rows.next().map_err(own)? {
         // Only from the front, so that what remains has no holes.
-        if row.get::<_, i64>(1).map_err(own)? > cutoff {
+        if row.get::<_, i64>(1).map_err(own)? > cutoff || row.get(2).map_err(own)? {
             break;
         }
         last = Some(row.get::<_, i64>(0).map_err(own)?);
@@ -251,4 +310,34 @@ pub(super) fn trim(
             .map(|n| n as u64)
             .map_err(own),
     }
+}
+
+/// What is known of an update of the own stream.
+pub(super) struct Stored {
+    pub(super) update: Update,
+    pub(super) state: String,
+    /// The update that undoes it, or says why not.
+    pub(super) undone: Option<Seq>,
+}
+
+pub(super) fn get(db: &Connection, seq: Seq) -> Result<Option<Stored>, DbError> {
+    let row = db
+        .prepare_cached("SELECT body, state, undone FROM prism_outbox WHERE seq = ?1")
+        .and_then(|mut query| {
+            query
+                .query_row([seq.0.cast_signed()], |row| {
+                    let undone: Option<i64> = row.get(2)?;
+                    Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, undone))
+                })
+                .optional()
+        })
+        .map_err(own)?;
+    row.map(|(body, state, undone)| {
+        Ok(Stored {
+            update: Update::decode(&body).map_err(damaged)?,
+            state,
+            undone: undone.map(|seq| Seq(seq.cast_unsigned())),
+        })
+    })
+    .transpose()
 }

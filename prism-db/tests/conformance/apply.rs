@@ -517,10 +517,7 @@ pub fn an_ambiguous_commit_is_looked_up<B: Backend>(world: &World<B>) {
         world
             .sql(site)
             .run("UPDATE users SET kills = 994 WHERE username = 'steve'");
-        let mut db = Flaky {
-            inner: site.open(),
-            fates: vec![fate, Fate::Fine],
-        };
+        let mut db = Flaky::new(site.open(), vec![fate, Fate::Fine]);
         let outcome = world.applier().apply(&mut db, "NA", epoch, &updates);
         assert_eq!(outcome.wait, None);
         assert_eq!(outcome.position.map(|p| p.seq), Some(Seq(4)));
@@ -530,10 +527,7 @@ pub fn an_ambiguous_commit_is_looked_up<B: Backend>(world: &World<B>) {
         assert_eq!(site.open().rejected_count().expect("count"), 1);
     }
     world.submit(&world.na, &[world.kills(1)]);
-    let mut broken = Flaky {
-        inner: world.eu.open(),
-        fates: vec![Fate::Lost; 9],
-    };
+    let mut broken = Flaky::new(world.eu.open(), vec![Fate::Lost; 9]);
     let outcome = world
         .applier()
         .apply(&mut broken, "NA", epoch, &world.outbox(&world.na));

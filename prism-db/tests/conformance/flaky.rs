@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use prism_db::{
-    ApplyReport, ApplyRequest, Committed, Database, DbError, Hlc, LaneRow, RegionRow, RejectedRow,
-    Submission,
+    ApplyReport, ApplyRequest, Committed, Database, DbError, Hlc, LaneRow, RefusalRow, RegionRow,
+    RejectedRow, RequestRow, Submission,
 };
 use prism_proto::{Position, Seq, Verdict};
 
@@ -22,9 +22,19 @@ pub struct Flaky {
     pub inner: Box<dyn Database>,
     /// Taken by each submit and apply from the end; `Fine` when empty.
     pub fates: Vec<Fate>,
+    /// Sizes of the applied batches.
+    pub applied: Vec<usize>,
 }
 
 impl Flaky {
+    pub fn new(inner: Box<dyn Database>, fates: Vec<Fate>) -> Self {
+        Self {
+            inner,
+            fates,
+            applied: Vec::new(),
+        }
+    }
+
     fn through<T>(
         &mut self,
         call: impl FnOnce(&mut dyn Database) -> Result<T, DbError>,
@@ -55,6 +65,7 @@ impl Database for Flaky {
         self.inner.positions()
     }
     fn apply(&mut self, request: &ApplyRequest<'_>) -> Result<ApplyReport, DbError> {
+        self.applied.push(request.items.len());
         self.through(|db| db.apply(request))
     }
     fn outbox_read(
@@ -95,5 +106,14 @@ impl Database for Flaky {
     }
     fn hlc(&mut self) -> Result<Hlc, DbError> {
         self.inner.hlc()
+    }
+    fn request(&mut self, request_id: &[u8; 16]) -> Result<Option<RequestRow>, DbError> {
+        self.inner.request(request_id)
+    }
+    fn refusals(&mut self, stream: &str, limit: u32) -> Result<Vec<RefusalRow>, DbError> {
+        self.inner.refusals(stream, limit)
+    }
+    fn skips(&mut self, stream: &str) -> Result<Vec<Seq>, DbError> {
+        self.inner.skips(stream)
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use prism_proto::{Epoch, Position, Seq, Tag, Verdict};
+use prism_db::apply::Applier;
+use prism_db::direct::DirectWriter;
+use prism_db::{Hlc, Update, migrate, open};
+use prism_proto::{ApplyCause, Epoch, Position, Seq, Tag, Verdict};
 
 use crate::world::{Backend, Site, World};
 
@@ -144,4 +147,97 @@ pub fn a_position_is_judged_by_the_chain_of_tags<B: Backend>(world: &World<B>) {
     assert_eq!(other.outbox_trim(Duration::ZERO, 100).expect("trim"), 5);
     assert_eq!(verify(at[9]), Verdict::Matches, "the whole outbox is gone");
     assert_eq!(verify(at[8]), Verdict::TooOld);
+}
+
+/// EU's database is replaced by one that has nothing, as from an old backup.
+pub fn a_restored_destination_is_refilled_from_what_is_kept<B: Backend>(world: &World<B>) {
+    let at = fill(world, 20);
+    world.ship_all();
+    let mut na = world.na.open();
+    for peer in ["EU", "AS"] {
+        na.lane_acked(peer, at[19]).expect("acked");
+    }
+    let hour = Duration::from_secs(3600);
+    assert_eq!(na.outbox_trim(hour, 100), Ok(0), "kept for a while");
+    let url = world.backend.fresh("restored");
+    let mut sql = world.backend.client(&url);
+    sql.run(
+        "CREATE TABLE traces (id TEXT PRIMARY KEY, trace TEXT NOT NULL);
+             INSERT INTO traces VALUES ('t', '')",
+    );
+    // The whole catalogue is there, not all of its tables: those are not needed here.
+    migrate(&url, &world.eu.options.topology, &world.catalogue).expect("migrate");
+    let mut restored = open(&url, world.eu.options.clone()).expect("address");
+    let (updates, epoch) = (world.outbox(&world.na), world.epoch(&world.na));
+    let mut applier = Applier::new(
+        std::sync::Arc::clone(&world.catalogue),
+        std::sync::Arc::clone(&world.regions),
+    );
+    // The backup knows of five.
+    applier.apply(&mut *restored, "NA", epoch, &updates[..5]);
+    let position = restored.position("NA").expect("position");
+    assert_eq!(na.outbox_verify(position), Ok(Verdict::Matches));
+    na.lane_acked("EU", position).expect("back");
+    assert_eq!(
+        na.outbox_trim(Duration::ZERO, 100),
+        Ok(5),
+        "what it lacks is kept again"
+    );
+    let mut writer = DirectWriter::new("NA", &url, world.eu.options.clone()).expect("address");
+    let done = writer.write(&mut *na, Seq(20), Duration::from_secs(30));
+    assert_eq!((done.executed, done.failure), (15, None));
+    let trace = sql.one("SELECT trace FROM traces");
+    assert_eq!(trace.trim_end(), world.trace_at(&world.na));
+}
+
+/// NA's database is lost and begins anew: its numbers mean something else now.
+pub fn a_wiped_origin_is_another_stream<B: Backend>(world: &World<B>) {
+    let at = fill(world, 5);
+    world.ship_all();
+    let url = world.backend.fresh("wiped");
+    migrate(&url, &world.na.options.topology, &world.catalogue).expect("migrate");
+    let mut wiped = open(&url, world.na.options.clone()).expect("address");
+    assert_eq!(wiped.outbox_verify(at[2]), Ok(Verdict::Forked));
+    assert_eq!(wiped.outbox_verify(at[4]), Ok(Verdict::Forked));
+    let epoch = wiped.region().expect("region").epoch;
+    assert_ne!(epoch, at[0].epoch);
+    let mut updates = world.outbox(&world.na);
+    updates.truncate(1);
+    let mut eu = world.eu.open();
+    let outcome = world.applier().apply(&mut *eu, "NA", epoch, &updates);
+    let cause = outcome.wait.map(|wait| wait.cause);
+    assert_eq!((cause, outcome.executed), (Some(ApplyCause::Forked), 0));
+    assert_eq!(world.trace_at(&world.eu), "0 1 2 3 4");
+}
+
+/// A region's clock is an hour ahead, and then an hour behind.
+pub fn the_clock_goes_on_though_another_region_is_ahead<B: Backend>(world: &World<B>) {
+    const HOUR_MS: u64 = 3_600_000;
+    world.submit(&world.eu, &[world.append("1"), world.append("2")]);
+    let mut updates = world.outbox(&world.eu);
+    let shift = |bytes: &mut Vec<u8>, shift: fn(u64) -> u64| {
+        let mut update = Update::decode(bytes).expect("update");
+        update.hlc = Hlc(shift(update.hlc.0));
+        *bytes = update.encode();
+        update.hlc
+    };
+    let ahead = shift(&mut updates[0].1, |hlc| hlc + (HOUR_MS << 16));
+    shift(&mut updates[1].1, |hlc| hlc - (HOUR_MS << 16));
+    let epoch = world.epoch(&world.eu);
+    let mut clock = Hlc(0);
+    for (n, range) in [0..0, 0..1, 1..2].into_iter().enumerate() {
+        let mut na = world.na.open();
+        let outcome = world
+            .applier()
+            .apply(&mut *na, "EU", epoch, &updates[range.clone()]);
+        assert_eq!(outcome.wait, None);
+        let mine = world.submit(&world.na, &[world.append("n")]).remove(0);
+        assert!(mine.update.hlc > clock);
+        assert!(
+            n == 0 || mine.update.hlc > ahead,
+            "behind nothing it has seen"
+        );
+        clock = mine.update.hlc;
+    }
+    assert_eq!(world.trace_at(&world.na), "n 1 n 2 n");
 }

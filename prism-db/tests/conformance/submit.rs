@@ -3,35 +3,11 @@
 use std::time::Duration;
 
 use prism_db::submit::{SubmitError, submit};
-use prism_db::{Committed, Submission, Update, Value};
+use prism_db::{Submission, Update, Value};
 use prism_proto::{RegionKey, Seq, Tag};
 
 use crate::flaky::{Fate, Flaky};
-use crate::world::{Backend, World, text};
-
-type Answer = Result<Committed, SubmitError>;
-
-/// `+` for taken, else what went wrong.
-fn pattern(answers: &[Answer]) -> String {
-    let sign = |answer: &Answer| match answer {
-        Ok(_) => '+',
-        Err(SubmitError::Refused { .. }) => 'R',
-        Err(SubmitError::TooLarge { .. }) => 'L',
-        Err(SubmitError::Unavailable(_)) => 'U',
-        Err(SubmitError::NotReady(_)) => 'N',
-        Err(SubmitError::Unknown(_)) => '?',
-        Err(SubmitError::Blocked(_)) => 'B',
-        Err(SubmitError::NotTried) => '-',
-        Err(SubmitError::Repeated(_)) => '=',
-        Err(SubmitError::Reused) => '!',
-    };
-    answers.iter().map(sign).collect()
-}
-
-fn seqs(answers: &[Answer]) -> Vec<u64> {
-    let taken = answers.iter().filter_map(|a| a.as_ref().ok());
-    taken.map(|committed| committed.seq.0).collect()
-}
+use crate::world::{Backend, World, pattern, seqs, text};
 
 /// Gapless, and each update names the one before it.
 fn assert_chain(updates: &[(Seq, Vec<u8>)]) -> Vec<Update> {
@@ -226,10 +202,7 @@ pub fn old_values_are_read_just_before<B: Backend>(world: &World<B>) {
 }
 
 pub fn an_ambiguous_commit_is_found_by_its_request_id<B: Backend>(world: &World<B>) {
-    let mut db = Flaky {
-        inner: world.na.open(),
-        fates: vec![Fate::Lost, Fate::CommittedUnheard],
-    };
+    let mut db = Flaky::new(world.na.open(), vec![Fate::Lost, Fate::CommittedUnheard]);
     let batch = [world.append("1"), world.append("2")];
     let answers = submit(&mut db, &batch);
     assert_eq!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prism_db::apply::{Applier, ApplyOutcome};
 use prism_db::catalogue::{Catalogue, StatementConfig};
-use prism_db::submit::submit;
+use prism_db::submit::{SubmitError, submit};
 use prism_db::{
     ApplyItem, Committed, Database, DatabaseUrl, ItemAction, Migrated, OpenOptions, Submission,
     Topology, Update, Value, migrate, open,
@@ -194,6 +194,11 @@ impl<B: Backend> World<B> {
         taken.expect("every update is taken")
     }
 
+    /// Submits, whatever becomes of it.
+    pub fn answers(&self, site: &Site, batch: &[Submission]) -> Vec<Answer> {
+        submit(&mut *site.open(), batch)
+    }
+
     pub fn epoch(&self, site: &Site) -> Epoch {
         site.open().region().expect("region").epoch
     }
@@ -219,6 +224,26 @@ impl<B: Backend> World<B> {
         let epoch = self.epoch(from);
         self.applier()
             .apply(&mut *to.open(), from.region, epoch, &updates)
+    }
+
+    /// Applies every stream everywhere.
+    pub fn ship_all(&self) {
+        let sites = [&self.na, &self.eu, &self.asia];
+        for from in sites {
+            for to in sites.into_iter().filter(|to| to.region != from.region) {
+                let outcome = self.ship(from, to);
+                assert_eq!(outcome.wait, None, "{} to {}", from.region, to.region);
+            }
+        }
+    }
+
+    pub fn name_at(&self, site: &Site) -> String {
+        self.sql(site)
+            .one("SELECT name FROM users WHERE username = 'steve'")
+    }
+
+    pub fn rename(&self, name: &str) -> Submission {
+        self.call("rename", &[text("steve"), text(name)])
     }
 
     pub fn kills_at(&self, site: &Site) -> i64 {
@@ -255,4 +280,38 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// With a request id.
+pub fn with_id(submission: Submission, id: u8) -> Submission {
+    Submission {
+        request_id: Some([id; 16]),
+        ..submission
+    }
+}
+
+/// What became of one submission.
+pub type Answer = Result<Committed, SubmitError>;
+
+/// `+` for taken, else what went wrong.
+pub fn pattern(answers: &[Answer]) -> String {
+    let sign = |answer: &Answer| match answer {
+        Ok(_) => '+',
+        Err(SubmitError::Refused { .. }) => 'R',
+        Err(SubmitError::TooLarge { .. }) => 'L',
+        Err(SubmitError::Unavailable(_)) => 'U',
+        Err(SubmitError::NotReady(_)) => 'N',
+        Err(SubmitError::Unknown(_)) => '?',
+        Err(SubmitError::Blocked(_)) => 'B',
+        Err(SubmitError::NotTried) => '-',
+        Err(SubmitError::Repeated(_)) => '=',
+        Err(SubmitError::Reused) => '!',
+    };
+    answers.iter().map(sign).collect()
+}
+
+/// Numbers of those that were taken.
+pub fn seqs(answers: &[Answer]) -> Vec<u64> {
+    let taken = answers.iter().filter_map(|a| a.as_ref().ok());
+    taken.map(|committed| committed.seq.0).collect()
 }
