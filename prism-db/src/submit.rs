@@ -330,6 +330,19 @@ fn on_record(known: Repeat) -> SubmitError {
     }
 }
 
+impl From<DbError> for SubmitError {
+    /// What a failure of one submission alone means for it.
+    fn from(error: DbError) -> Self {
+        match error {
+            DbError::Repeated(mut known) if known.len() == 1 => match known.pop() {
+                Some(known) => on_record(known),
+                None => Self::NotTried,
+            },
+            error => judge(&error),
+        }
+    }
+}
+
 fn judge(error: &DbError) -> SubmitError {
     match error {
         DbError::TooLarge { size, limit, .. } => SubmitError::TooLarge {

@@ -97,6 +97,8 @@ pub(crate) struct State {
     pub(crate) broken: Option<String>,
     /// Shutting down.
     pub(crate) draining: bool,
+    /// Shutting down: whoever waits for something gives up then.
+    pub(crate) drain_by: Option<Instant>,
     /// Figures.
     pub(crate) counters: Counters,
 }

@@ -64,7 +64,11 @@ impl Runtime {
     #[must_use]
     pub fn drain(self, limit: Duration) -> DrainReport {
         let deadline = Instant::now() + limit;
-        self.board.lock().draining = true;
+        let mut state = self.board.lock();
+        state.draining = true;
+        // Time remains to undo what is not confirmed by then, and to deliver that.
+        state.drain_by = Some(Instant::now() + limit / 2);
+        drop(state);
         self.queue.close();
         self.threads.finished("submit", deadline);
         let unanswered = self.queue.len();

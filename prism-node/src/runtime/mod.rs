@@ -17,6 +17,7 @@
 
 mod alarms;
 mod answer;
+mod awaits;
 mod board;
 mod direct;
 mod drain;
@@ -28,10 +29,12 @@ mod keeper;
 mod leases;
 mod names;
 mod outbox;
+mod pool;
 mod publish;
 mod queue;
 mod replay;
 mod reporter;
+mod slow;
 mod spool;
 mod start;
 mod submit;

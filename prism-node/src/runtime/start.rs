@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
 use prism_db::apply::Applier;
@@ -17,6 +17,7 @@ use prism_net::{
 use prism_proto::{RegionId, Seq};
 
 use super::Runtime;
+use super::awaits::Awaits;
 use super::board::Board;
 use super::direct::DirectWorker;
 use super::find::{FindWorker, Finder};
@@ -26,10 +27,12 @@ use super::keeper::Keeper;
 use super::leases::{Held, LeaseWorker, Stopped};
 use super::names::Names;
 use super::outbox::{Acks, OutboxWorker};
+use super::pool::Pool;
 use super::publish::Publisher;
-use super::queue::IntakeQueue;
+use super::queue::{Chain, IntakeQueue};
 use super::replay::Replayer;
 use super::reporter::Reporter;
+use super::slow::{self, Slow};
 use super::spool::{Spool, SpoolError};
 use super::submit::SubmitWorker;
 use super::threads::{Threads, Whole};
@@ -46,6 +49,9 @@ const NOTICES: usize = 1024;
 /// The core has at most one request of a kind under way; the rest is reserve.
 const JOBS: usize = 64;
 
+/// Longest wait for another transaction's lock of the submits of all callers together: whoever waits
+/// longer goes on alone.
+const SUBMIT_LOCK: Duration = Duration::from_millis(100);
 /// Longest wait for another transaction's lock where a person waits for the answer.
 const LOCK: Duration = Duration::from_secs(2);
 /// The same while a stream is applied. Batches that lock the same rows in another order deadlock,
@@ -234,14 +240,19 @@ pub(super) fn start(
 
     let publisher = Publisher::new(handle.clone(), Arc::clone(&board), outbox.clone());
     let stop = Arc::new(AtomicBool::new(false));
+    let awaits = awaits(&opener, own, &queue, &spool, &board, &publisher)?;
     let worker = SubmitWorker {
         queue: Arc::clone(&queue),
-        database: opener.own(own, LOCK)?,
+        database: opener.own(own, SUBMIT_LOCK)?,
         spool: Arc::clone(&spool),
         board: Arc::clone(&board),
         publisher: publisher.clone(),
+        slow: slow(&opener, own, &queue, &spool, &board, &publisher, &whole),
+        awaits: await_pool(&awaits, &opener, own, &whole),
     };
     threads.spawn("submit", move || worker.run())?;
+    let (mut monitor, ending) = (opener.own(own, LOCK)?, Arc::clone(&stop));
+    threads.spawn("awaits", move || awaits.watch(monitor.as_mut(), &ending))?;
     let worker = Replayer {
         spool: Arc::clone(&spool),
         database: opener.own(own, LOCK)?,
@@ -309,6 +320,67 @@ pub(super) fn start(
         stop,
         threads,
         _lock: lock,
+    })
+}
+
+/// Those who wait for a lock, each on a connection that is opened for it.
+fn slow(
+    opener: &Opener,
+    own: RegionId,
+    queue: &Arc<IntakeQueue>,
+    spool: &Arc<Spool>,
+    board: &Arc<Board>,
+    publisher: &Publisher,
+    whole: &Whole,
+) -> Arc<Pool<Chain>> {
+    let opener = opener.clone();
+    let slow = Slow {
+        queue: Arc::clone(queue),
+        open: Arc::new(move |lock| opener.own(own, lock)),
+        spool: Arc::clone(spool),
+        board: Arc::clone(board),
+        publisher: publisher.clone(),
+    };
+    let (threads, waiting) = (slow::THREADS, slow::WAITING);
+    Pool::new("slow", threads, waiting, whole.clone(), move || {
+        let slow = slow.clone();
+        Box::new(move |chain| slow.run(chain))
+    })
+}
+
+fn awaits(
+    opener: &Opener,
+    own: RegionId,
+    queue: &Arc<IntakeQueue>,
+    spool: &Arc<Spool>,
+    board: &Arc<Board>,
+    publisher: &Publisher,
+) -> Result<Arc<Awaits>, StartError> {
+    Ok(Arc::new(Awaits {
+        queue: Arc::clone(queue),
+        desk: Mutex::new(opener.own(own, LOCK)?),
+        spool: Arc::clone(spool),
+        board: Arc::clone(board),
+        publisher: publisher.clone(),
+        longest: opener.config.limits.await_timeout,
+        flights: Mutex::default(),
+        begun: Condvar::new(),
+        regions: Arc::clone(&opener.regions),
+    }))
+}
+
+fn await_pool(
+    awaits: &Arc<Awaits>,
+    opener: &Opener,
+    own: RegionId,
+    whole: &Whole,
+) -> Arc<Pool<Chain>> {
+    let (awaits, opener) = (Arc::clone(awaits), opener.clone());
+    let threads = opener.config.limits.max_awaits as usize;
+    Pool::new("await", threads, 0, whole.clone(), move || {
+        let (awaits, opener) = (Arc::clone(&awaits), opener.clone());
+        let mut held = None;
+        Box::new(move |chain| awaits.run(&mut held, || opener.own(own, LOCK), chain))
     })
 }
 

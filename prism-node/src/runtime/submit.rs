@@ -1,13 +1,14 @@
 //! The submit worker: everything that waits becomes one local transaction.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use prism_db::submit::{SubmitError, submit};
+use prism_db::submit::{SubmitError, submit_chains};
 use prism_db::{Committed, Database, DbError, ErrorClass, Submission};
 
 use super::answer;
 use super::board::Board;
+use super::pool::Pool;
 use super::publish::Publisher;
 use super::queue::{Chain, IntakeQueue, Item};
 use super::spool::Spool;
@@ -24,6 +25,10 @@ pub(super) struct SubmitWorker {
     pub(super) spool: Arc<Spool>,
     pub(super) board: Arc<Board>,
     pub(super) publisher: Publisher,
+    /// For those that wait for a lock.
+    pub(super) slow: Arc<Pool<Chain>>,
+    /// For awaited ones.
+    pub(super) awaits: Arc<Pool<Chain>>,
 }
 
 impl Drop for SubmitWorker {
@@ -38,30 +43,37 @@ impl SubmitWorker {
         let mut chains: VecDeque<Chain> = VecDeque::new();
         while self.queue.take(&mut chains) {
             let batch = self.collect(&mut chains);
-            self.work(batch);
+            self.work(batch, &mut chains);
             chains.retain(|chain| !chain.is_empty());
         }
     }
 
-    /// The front of every chain, as much as fits. An awaited update is never among them: what
-    /// stands behind it waits for it.
-    fn collect(&self, chains: &mut VecDeque<Chain>) -> Vec<Item> {
+    /// The front of every chain, as much as fits, with the place of its chain. An awaited update is
+    /// never among them: it goes to its own threads, and what stands behind it with it.
+    fn collect(&self, chains: &mut VecDeque<Chain>) -> Vec<(usize, Item)> {
         let mut batch = Vec::new();
-        for chain in chains.iter_mut() {
+        for (place, chain) in chains.iter_mut().enumerate() {
+            let first = batch.len();
             while batch.len() < MAX_BATCH {
-                let Some(item) = chain.pop_front() else {
-                    break;
-                };
-                if !item.begin() {
-                    self.queue.finish(&item, &Answer::Failed(Failure::NotBegun));
-                    continue;
+                match chain.front() {
+                    // What stands before it has to be answered first.
+                    Some(item) if item.mode == Mode::Await && batch.len() > first => break,
+                    Some(item) if !item.begin() => {
+                        self.queue.finish(item, &Answer::Failed(Failure::NotBegun));
+                        chain.pop_front();
+                    }
+                    Some(item) if item.mode == Mode::Await => {
+                        self.hand(&self.awaits, chain);
+                        if !chain.is_empty() {
+                            continue;
+                        }
+                        break;
+                    }
+                    _ => match chain.pop_front() {
+                        Some(item) => batch.push((place, item)),
+                        None => break,
+                    },
                 }
-                if item.mode == Mode::Await {
-                    let failure = Failure::NotReady("mode await is not built yet".to_owned());
-                    self.queue.finish(&item, &Answer::Failed(failure));
-                    continue;
-                }
-                batch.push(item);
             }
             if batch.len() == MAX_BATCH {
                 break;
@@ -70,27 +82,57 @@ impl SubmitWorker {
         batch
     }
 
-    fn work(&mut self, batch: Vec<Item>) {
+    /// The whole chain is worked on elsewhere. If that is full its first one is refused, and the
+    /// others stay.
+    fn hand(&self, pool: &Arc<Pool<Chain>>, chain: &mut Chain) {
+        self.queue.lend();
+        if let Err(mut refused) = pool.push(std::mem::take(chain)) {
+            if let Some(item) = refused.pop_front() {
+                self.queue.finish(&item, &Answer::Failed(Failure::Busy));
+            }
+            self.queue.give_back(Chain::new());
+            *chain = refused;
+        }
+    }
+
+    fn work(&mut self, batch: Vec<(usize, Item)>, chains: &mut VecDeque<Chain>) {
         if batch.is_empty() {
             return;
         }
+        let (places, items): (Vec<usize>, Vec<Item>) = batch.into_iter().unzip();
         // The order in which they were accepted: what waits in the journal comes first.
         if !self.spool.is_empty() {
-            return self.spool_all(&batch);
+            return self.spool_all(&items);
         }
-        let submissions: Vec<Submission> = batch.iter().map(|i| i.submission.clone()).collect();
-        let results = submit(self.database.as_mut(), &submissions);
+        let submissions: Vec<Submission> = items.iter().map(|i| i.submission.clone()).collect();
+        let results = submit_chains(self.database.as_mut(), &submissions, &places);
         self.publisher.publish(results.iter().flatten());
         let results = record(self.database.as_mut(), &submissions, results);
         self.account(&results);
         let mut away = Vec::new();
-        for (item, result) in batch.into_iter().zip(results) {
+        let mut again: BTreeMap<usize, (bool, Chain)> = BTreeMap::new();
+        for ((place, item), result) in places.into_iter().zip(items).zip(results) {
             match result {
                 Err(SubmitError::Unavailable(_) | SubmitError::Unknown(_)) => away.push(item),
+                Err(error @ (SubmitError::Blocked(_) | SubmitError::NotTried)) => {
+                    let (blocked, waiting) = again.entry(place).or_default();
+                    *blocked |= matches!(error, SubmitError::Blocked(_));
+                    waiting.push_back(item);
+                }
                 result => {
                     let answer = answer::of(&self.board, result);
                     self.queue.finish(&item, &answer);
                 }
+            }
+        }
+        for (place, (blocked, mut waiting)) in again {
+            let Some(chain) = chains.get_mut(place) else {
+                continue;
+            };
+            waiting.append(chain);
+            *chain = waiting;
+            if blocked {
+                self.hand(&self.slow, chain);
             }
         }
         if !away.is_empty() {

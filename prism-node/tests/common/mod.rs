@@ -32,6 +32,14 @@ params = ["text"]
 kind = "insert"
 
 [[statement]]
+name = "undoable"
+sql = "INSERT INTO notes (id) VALUES ($1)"
+params = ["text"]
+kind = "insert"
+undo = "DELETE FROM notes WHERE id = $1"
+on_reject = "undo"
+
+[[statement]]
 name = "note"
 sql = "INSERT INTO notes (id) VALUES ($1)"
 params = ["text"]
