@@ -7,10 +7,12 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use prism_db::UndoReason;
 use prism_node::config::Config;
 use prism_node::http::{Patience, Server, ServerConfig};
-use prism_node::intake::{Answer, Failure, Finding, Intake, NewUpdate, Pending};
+use prism_node::intake::{Answer, Failure, Finding, Intake, Mode, NewUpdate, Pending};
 use prism_node::status::{Board, Lane, Status};
 use prism_proto::Seq;
 
@@ -230,13 +232,26 @@ impl Intake for FakeNode {
         let mut taken = self.0.lock().expect("lock");
         let answers = updates.into_iter().map(|u| {
             let mary = format!("{:?}", u.params).contains("mary");
+            let awaited = u.mode == Mode::Await;
             taken.push(u);
-            if mary {
+            let seq = Seq(16 + taken.len() as u64);
+            if awaited && mary {
+                Answer::Undone {
+                    seq: Some(seq),
+                    reason: UndoReason::Conflict {
+                        region: "EU".into(),
+                    },
+                    regions: vec![("EU".into(), false)],
+                }
+            } else if awaited {
+                Answer::Applied {
+                    seq,
+                    regions: vec!["EU".into()],
+                }
+            } else if mary {
                 Answer::Failed(Failure::Refused("CHECK constraint failed: kills".into()))
             } else {
-                Answer::Committed {
-                    seq: Seq(16 + taken.len() as u64),
-                }
+                Answer::Committed { seq }
             }
         });
         Ok(Pending::ready(answers.collect()))
@@ -338,8 +353,11 @@ fn submit_prints_the_number_and_fails_with_status_1() {
         err.contains("CHECK constraint failed: kills (refused, HTTP 409)"),
         "{err}"
     );
-    let (_, err) = expect(&submit(&["add_kills", "steve", "1", "--await"]), 1);
-    assert!(err.contains("not built yet"), "{err}");
+    let (out, _) = expect(&submit(&["add_kills", "steve", "1", "--await"]), 0);
+    assert_eq!(out, "seq=21 outcome=applied\n");
+    let (out, err) = expect(&submit(&["add_kills", "mary", "1", "--await"]), 1);
+    assert_eq!(out, "seq=22 outcome=refused region=EU\n");
+    assert!(err.contains("undone in every region"), "{err}");
 
     let before = fake.0.lock().expect("lock").len();
     for wrong in [

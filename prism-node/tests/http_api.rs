@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use prism_db::Value;
+use prism_db::{RequestRow, RequestState, UndoReason, Value};
 use prism_node::config::Config;
 use prism_node::http::{Patience, Server, ServerConfig, ServerError};
 use prism_node::intake::{Answer, Failure, Finding, Found, Intake, NewUpdate, Pending};
@@ -383,6 +383,133 @@ fn every_failure_has_its_status() {
     assert_eq!(reply.status, 207);
     assert_eq!(reply.json()[0]["error"]["code"], "busy");
     assert_eq!(reply.json()[1]["error"]["code"], "unknown_statement");
+}
+
+const UPDATE: &str = r#"{"statement":"add_kills","params":["mary",1]}"#;
+const AWAITED: &str = r#"{"statement":"add_kills","params":["mary",1],"mode":"await"}"#;
+
+#[test]
+fn every_outcome_has_its_status_and_body() {
+    let node = start(None);
+    let undone = |reason| Answer::Undone {
+        seq: Some(Seq(17)),
+        reason,
+        regions: vec![("EU".into(), true), ("AS".into(), false)],
+    };
+    let refused = UndoReason::Refused {
+        region: "EU".into(),
+        sqlstate: "23514".into(),
+        message: "CHECK failed".into(),
+    };
+    let late = UndoReason::Unconfirmed {
+        regions: vec!["AS".into()],
+    };
+    let applied = Answer::Applied {
+        seq: Seq(17),
+        regions: vec!["EU".into(), "AS".into()],
+    };
+    let elsewhere = Answer::Elsewhere {
+        region: "EU".into(),
+        seq: Seq(3),
+    };
+    let all = json!({"EU": "applied", "AS": "applied"});
+    let some = json!({"EU": "applied", "AS": "waiting"});
+    for (answer, body, status, said) in [
+        (Answer::Spooled, UPDATE, 202, json!({"outcome": "spooled"})),
+        (
+            elsewhere,
+            UPDATE,
+            200,
+            json!({"seq": 3, "outcome": "committed", "region": "EU"}),
+        ),
+        (
+            applied,
+            AWAITED,
+            200,
+            json!({"seq": 17, "outcome": "applied", "regions": all}),
+        ),
+        (
+            undone(refused.clone()),
+            AWAITED,
+            409,
+            json!({"seq": 17, "outcome": "refused", "region": "EU"}),
+        ),
+        (
+            undone(late),
+            AWAITED,
+            504,
+            json!({"seq": 17, "outcome": "unconfirmed", "regions": some}),
+        ),
+        (
+            undone(refused),
+            UPDATE,
+            409,
+            json!({"seq": 17, "outcome": "undone", "region": "EU"}),
+        ),
+    ] {
+        *node.intake.mary.lock().expect("lock") = Some(answer);
+        let reply = node.post(body);
+        assert_eq!(reply.status, status, "{}", reply.body);
+        let mut got = reply.json();
+        let got = got.as_object_mut().expect("an object");
+        let id = got.remove("request_id").expect("an id");
+        assert!(id.as_str().is_some_and(|id| id.len() == 36), "{id}");
+        let error = got.remove("error");
+        assert_eq!(error.is_some(), status > 400, "{}", reply.body);
+        assert_eq!(json!(got), said);
+        let several = node.post(format!("[{body}]"));
+        assert_eq!(several.status, if status < 300 { 200 } else { 207 });
+        assert_eq!(several.json()[0]["outcome"], said["outcome"]);
+    }
+}
+
+#[test]
+fn what_became_of_a_request_is_told() {
+    let node = start(None);
+    let id = "11111111-2222-4333-8444-555555555555";
+    let path = format!("/v1/updates/{id}");
+    let reply = node.get(&path);
+    assert_eq!(
+        (reply.status, reply.json()),
+        (404, json!({"request_id": id, "outcome": "unknown"}))
+    );
+    assert_eq!(node.get("/v1/updates/xyz").status, 400);
+    let row = |state| RequestRow {
+        request_id: [0; 16],
+        body: prism_db::Digest::default(),
+        stream: "NA".into(),
+        seq: Some(Seq(17)),
+        state,
+    };
+    let recorded = |state, eu| Found::Recorded {
+        row: row(state),
+        regions: vec![("EU".into(), eu)],
+    };
+    let refused = RequestState::Refused {
+        sqlstate: "23514".into(),
+        message: "CHECK failed".into(),
+    };
+    let undone = RequestState::Undone(UndoReason::Crashed);
+    for (found, outcome, seq) in [
+        (Found::Spooled, "spooled", None),
+        (Found::Pending, "pending", None),
+        (
+            recorded(RequestState::Committed, false),
+            "committed",
+            Some(17),
+        ),
+        (recorded(RequestState::Committed, true), "applied", Some(17)),
+        (recorded(RequestState::Held, true), "pending", Some(17)),
+        (recorded(refused, false), "refused", Some(17)),
+        (recorded(undone, false), "undone", Some(17)),
+    ] {
+        *node.intake.found.lock().expect("lock") = Some(found);
+        let reply = node.get(&path);
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        assert_eq!(reply.json()["outcome"], outcome);
+        assert_eq!(reply.json()["seq"].as_u64(), seq, "{}", reply.body);
+        assert_eq!(reply.json()["request_id"], id);
+    }
 }
 
 #[test]

@@ -224,12 +224,8 @@ fn damage_in_the_journal_is_an_alarm_and_the_rest_runs() {
         spool(&w, "NA1", &note(format!("kept {n}")));
     }
     w.kill("NA1");
-    let node = w.cluster.node("NA1");
-    let dir = w.cluster.nodes[node]
-        .log
-        .parent()
-        .expect("a directory")
-        .join("NA1/journal");
+    let dir = w.cluster.config.parent().expect("a directory");
+    let dir = dir.join("NA1/journal");
     let segment = fs::read_dir(&dir)
         .expect("a journal")
         .map(|entry| entry.expect("an entry").path())
