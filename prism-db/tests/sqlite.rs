@@ -12,7 +12,7 @@ use prism_db::submit::{SubmitError, submit};
 use prism_db::{
     Database, DatabaseUrl, DbError, OpenOptions, Submission, Topology, Value, migrate, open,
 };
-use prism_proto::RegionKey;
+use prism_proto::{RegionKey, Seq};
 use rusqlite::Connection;
 
 fn catalogue() -> Arc<Catalogue> {
@@ -249,7 +249,10 @@ fn a_disk_that_takes_no_more_is_told_and_nothing_is_half_written() {
         .lines()
         .filter_map(|line| line.split("committed ").nth(1)?.parse().ok());
     let told: i64 = told.max().expect("something was committed");
-    assert!(text.contains("failed the database"), "{text}");
+    assert!(
+        text.contains("failed the database cannot be written"),
+        "{text}"
+    );
     let tail = number(&na, "SELECT next_seq - 1 FROM prism_region");
     assert_eq!(tail, told, "{text}");
     assert_eq!(number(&na, "SELECT sum(n) FROM counters"), tail);
@@ -341,4 +344,178 @@ fn killed_at_any_instant_nothing_acknowledged_is_lost_or_done_twice() {
         assert!(applied >= told[1]);
         assert_eq!(number(&eu, "SELECT sum(n) FROM counters"), applied);
     }
+}
+
+/// As the first version of Prism has left it.
+fn first_version(path: &Path) -> (Vec<u8>, Vec<u8>) {
+    let other = tempfile::tempdir().expect("directory");
+    let newer = create(other.path(), "NA");
+    let answers = submit(&mut *connect(&newer, "NA"), &[bump("a"), bump("b")]);
+    let bodies: Vec<_> = answers
+        .into_iter()
+        .map(|answer| answer.expect("taken").update.encode())
+        .collect();
+    let db = plain(path);
+    db.execute_batch("PRAGMA journal_mode = WAL")
+        .expect("write-ahead log");
+    db.execute_batch(include_str!("../src/sqlite/migrations/0001_ledger.sql"))
+        .expect("schema");
+    db.execute_batch(TABLES).expect("tables");
+    db.execute_batch(&format!(
+        "ATTACH '{}' AS newer;
+         INSERT INTO prism_region SELECT one, name, epoch, next_seq, last_tag, hlc, 1
+             FROM newer.prism_region;
+         INSERT INTO prism_outbox (seq, tag, prev_tag, statement, body, request_id, at)
+             SELECT seq, tag, prev_tag, statement, body, request_id, at FROM newer.prism_outbox;
+         INSERT INTO prism_lane (peer, epoch, acked) VALUES ('EU', 0, 0);
+         INSERT INTO prism_watermark (region) VALUES ('EU');
+         INSERT INTO prism_rejected (stream, epoch, seq, statement, body, sqlstate, message, at)
+             SELECT 'EU', 5, 9, statement, body, '23505', 'words', 1 FROM newer.prism_outbox
+             WHERE seq = 1;
+         UPDATE counters SET n = 1;",
+        newer.display()
+    ))
+    .expect("rows");
+    (bodies[0].clone(), bodies[1].clone())
+}
+
+#[test]
+fn a_file_of_the_first_version_is_upgraded_with_all_that_it_holds() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("NA.db");
+    let (first, second) = first_version(&path);
+    let before = connect(&path, "NA").region().expect_err("too old");
+    assert!(before.to_string().contains("prism migrate"), "{before}");
+
+    let url = DatabaseUrl::Sqlite(path.clone());
+    let migrated = migrate(&url, &options("NA").topology, &catalogue()).expect("migrate");
+    assert_eq!((migrated.from_version, migrated.to_version), (1, 2));
+    let mut na = connect(&path, "NA");
+    let mut found = Vec::new();
+    let last = na
+        .outbox_read(Seq(1), Seq(9), usize::MAX, &mut |_, bytes| {
+            found.push(bytes.to_vec());
+        })
+        .expect("outbox");
+    assert_eq!(
+        (last, &found),
+        (Seq(2), &vec![first.clone(), second.clone()])
+    );
+    let bytes = (first.len() + second.len()) as u64;
+    let figures = na.outbox_figures().expect("figures");
+    assert_eq!((figures.rows, figures.bytes), (2, bytes));
+    assert_eq!(na.lanes().expect("lanes")[0].backlog, bytes);
+    let letters = na.rejected(10).expect("rejected");
+    assert_eq!(letters.len(), 1);
+    assert_eq!(
+        (
+            letters[0].stream.as_str(),
+            letters[0].seq,
+            letters[0].message.as_str()
+        ),
+        ("EU", Some(Seq(9)), "words")
+    );
+    assert_eq!(na.refusals("EU", 10), Ok(vec![]), "told long ago");
+    assert_eq!(na.rejected_drop(letters[0].id), Ok(true));
+    let answers = submit(&mut *na, &[bump("a")]);
+    assert_eq!(answers[0].as_ref().map(|c| c.seq), Ok(Seq(3)));
+    assert_eq!(number(&path, "SELECT n FROM counters WHERE id = 'a'"), 2);
+    assert!(na.outbox_figures().expect("figures").bytes > bytes);
+    assert_eq!(
+        migrate(&url, &options("NA").topology, &catalogue())
+            .expect("migrate")
+            .from_version,
+        2
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_away_and_not_blocked() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = create(dir.path(), "NA");
+    let mut na = connect(&path, "NA");
+    assert!(submit(&mut *na, &[bump("a")])[0].is_ok());
+    // Whoever runs the test may be root, whom no rights stop: a file in place of the directory's
+    // write-ahead log does.
+    drop(na);
+    for suffix in ["-wal", "-shm"] {
+        let name = format!("{}{suffix}", path.display());
+        let _ = std::fs::remove_file(&name);
+        std::fs::create_dir(&name).expect("in the way");
+    }
+    let mut na = connect(&path, "NA");
+    let answers = submit(&mut *na, &[bump("a"), bump("a")]);
+    let away = |answer: &Result<_, _>| matches!(answer, Err(SubmitError::Unavailable(_)));
+    assert!(answers.iter().all(away), "{answers:?}");
+    for suffix in ["-wal", "-shm"] {
+        std::fs::remove_dir(format!("{}{suffix}", path.display())).expect("away");
+    }
+    assert!(submit(&mut *na, &[bump("a")])[0].is_ok());
+    assert_eq!(number(&path, "SELECT n FROM counters WHERE id = 'a'"), 2);
+}
+
+/// The wall clock was an hour ahead when a lease was taken, and an update held.
+#[test]
+fn what_was_written_before_the_clock_went_back_does_not_last() {
+    const HOUR: &str = "3600000000";
+    let dir = tempfile::tempdir().expect("directory");
+    let path = create(dir.path(), "NA");
+    let mut na = connect(&path, "NA");
+    let ttl = Duration::from_secs(3);
+    let taken = na.lane_lease("EU", "NA1", ttl).expect("lease");
+    assert_eq!(taken.holder.as_deref(), Some("NA1"));
+    let other = na.lane_lease("EU", "NA2", ttl).expect("lease");
+    assert_eq!(other.holder.as_deref(), Some("NA1"));
+    plain(&path)
+        .execute_batch(&format!(
+            "UPDATE prism_lane SET lease_until = lease_until + {HOUR}"
+        ))
+        .expect("ahead");
+    let other = na.lane_lease("EU", "NA2", ttl).expect("lease");
+    assert_eq!(other.holder.as_deref(), Some("NA2"));
+
+    let held = na
+        .held_begin(&bump("a"), Duration::from_secs(60))
+        .expect("executed");
+    let seq = na.held_publish(&held).expect("published").seq;
+    let answers = submit(&mut *na, &[bump("a")]);
+    assert!(
+        matches!(&answers[0], Err(SubmitError::Blocked(_))),
+        "{answers:?}"
+    );
+    plain(&path)
+        .execute_batch(&format!(
+            "UPDATE prism_outbox SET at = at + {HOUR}, held_until = held_until + {HOUR}"
+        ))
+        .expect("ahead");
+    assert!(submit(&mut *na, &[bump("a")])[0].is_ok());
+    assert_eq!(
+        na.held_state(seq),
+        Ok(prism_db::HeldState::Undone(prism_db::UndoReason::Crashed))
+    );
+    assert_eq!(number(&path, "SELECT n FROM counters WHERE id = 'a'"), 1);
+}
+
+/// An update of another region comes between the trial of a held one and its execution.
+#[test]
+fn a_held_update_that_would_do_something_else_by_now_is_not_executed() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = create(dir.path(), "NA");
+    let mut na = connect(&path, "NA");
+    let held = na
+        .held_begin(&bump("a"), Duration::from_secs(60))
+        .expect("executed");
+    let seq = na.held_publish(&held).expect("published").seq;
+    plain(&path)
+        .execute_batch("DELETE FROM counters WHERE id = 'a'")
+        .expect("deleted");
+    let error = na.held_finish(seq).expect_err("another row count");
+    assert!(error.to_string().contains("40001"), "{error}");
+    assert_eq!(na.held_state(seq), Ok(prism_db::HeldState::Held));
+    let reason = prism_db::UndoReason::Conflict {
+        region: "EU".into(),
+    };
+    let undone = na.undo(seq, &reason).expect("undone");
+    assert!(matches!(undone, prism_db::Undone::Published(_)));
+    assert_eq!(na.held_finish(seq), Ok(false));
 }
