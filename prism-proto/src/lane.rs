@@ -71,6 +71,8 @@ pub(crate) struct Lane<U> {
     pub(crate) direct_busy: bool,
     pub(crate) direct_failed: bool,
     pub(crate) parked: u8,
+    /// A rung that has been the better choice since then (policy `fastest`).
+    pub(crate) better: Option<(Rung, Instant)>,
     pub(crate) peer_waiting: Option<ApplyCause>,
     /// Its next update is not in memory.
     pub(crate) fetch: Option<Seq>,
@@ -120,6 +122,7 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
             direct_busy: false,
             direct_failed: false,
             parked: 0,
+            better: None,
             peer_waiting: None,
             fetch: None,
             granted: None,
@@ -164,6 +167,7 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
         self.again_at = None;
         self.attempts = 0;
         self.peer_waiting = None;
+        self.better = None;
         self.fetch = None;
         self.granted = None;
         self.fetch_at = None;

@@ -53,6 +53,20 @@ enum Step {
     Overlap {
         node: usize,
     },
+    /// The region refuses the next so many updates of that stream, every third of them.
+    Refuse {
+        region: usize,
+        stream: usize,
+        count: u64,
+    },
+    /// Hosts have no room for refusals.
+    NoRoom {
+        count: u32,
+    },
+    /// The node is told that its lanes are somebody else's.
+    Lose {
+        node: usize,
+    },
     /// What is in memory of the own stream is pushed out.
     Forget {
         node: usize,
@@ -76,6 +90,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0usize..3).prop_map(|region| Step::Sick { region }),
         1 => (0usize..5).prop_map(|node| Step::Overlap { node }),
         1 => (0usize..5).prop_map(|node| Step::Forget { node }),
+        2 => (0usize..3, 0usize..3, 1u64..150)
+            .prop_map(|(region, stream, count)| Step::Refuse { region, stream, count }),
+        1 => (1u32..20).prop_map(|count| Step::NoRoom { count }),
+        1 => (0usize..5).prop_map(|node| Step::Lose { node }),
     ]
 }
 
@@ -153,6 +171,23 @@ fn tell(story: &Story) {
                 sim.dbs[region % regions].sick = Some(prism_proto::ApplyCause::Busy);
             }
             Step::Overlap { node } => sim.hold(node % nodes),
+            Step::Refuse {
+                region,
+                stream,
+                count,
+            } => {
+                let (r, s) = (region % regions, stream % regions);
+                let next = sim.dbs[s].outbox.len() as u64 + 1;
+                let seqs = (next..next + count).step_by(3);
+                sim.dbs[r].refuse.extend(seqs.map(|seq| (s as u16, seq)));
+            }
+            Step::NoRoom { count } => sim.handle_drop = count,
+            Step::Lose { node } => {
+                for peer in 0..regions as u16 {
+                    let peer = prism_proto::RegionId(peer);
+                    sim.tell(node % nodes, prism_proto::Event::LaneLost { peer });
+                }
+            }
             Step::Forget { node } => {
                 sim.nodes[node % nodes].memory.map.clear();
                 sim.fetch_limit = 1 + node as u64;

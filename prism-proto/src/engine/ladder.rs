@@ -233,7 +233,7 @@ impl<S: Storage> Engine<S> {
         standing.silent_probes = 0;
         if !standing.failed {
             if self.fastest() {
-                self.reconsider(r, SwitchReason::ClimbBack, now);
+                self.compare(r, now);
             }
             return;
         }
@@ -253,6 +253,26 @@ impl<S: Storage> Engine<S> {
                 SwitchReason::ClimbBack
             };
             self.reconsider(r, reason, now);
+        }
+    }
+
+    /// Policy `fastest`: a node that has been the better choice for long enough gets the lane. One
+    /// lucky measurement moves nobody.
+    fn compare(&mut self, r: RegionId, now: Instant) {
+        let rung = self.choose(r);
+        let climb_after = self.climb_after;
+        let lane = &mut self.regions[usize::from(r.0)].lane;
+        if rung == lane.rung {
+            lane.better = None;
+            return;
+        }
+        let since = match lane.better {
+            Some((better, since)) if better == rung => since,
+            _ => now,
+        };
+        lane.better = Some((rung, since));
+        if !matches!(lane.rung, Rung::Node(_)) || now.since(since) >= climb_after {
+            self.reconsider(r, SwitchReason::ClimbBack, now);
         }
     }
 
