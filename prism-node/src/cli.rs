@@ -65,10 +65,10 @@ enum Command {
     Submit(SubmitArgs),
     /// Show every lane of every reachable node
     Status(StatusArgs),
-    #[command(hide = true)]
-    Rejected(LaterArgs),
-    #[command(hide = true)]
-    Skip(LaterArgs),
+    /// Updates that a region's database refused: list, show, retry, drop
+    Rejected(RejectedArgs),
+    /// Go past an update that a region's database does not take
+    Skip(SkipArgs),
     /// Rebuild a region's database from a healthy region's, or add a region
     Adopt(AdoptArgs),
     #[command(hide = true)]
@@ -259,6 +259,72 @@ pub struct AdoptArgs {
     pub finish: bool,
 }
 
+/// `prism rejected`
+#[derive(Debug, Clone, Args)]
+pub struct RejectedArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: RejectedCommand,
+    /// The cluster's configuration
+    #[arg(long, value_name = "FILE", default_value = "prism.toml", global = true)]
+    config: PathBuf,
+    /// Only this region's database
+    #[arg(long, value_name = "NAME", global = true)]
+    pub region: Option<String>,
+    /// For machines
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl RejectedArgs {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// Exit status 2 with everything that is wrong.
+    pub fn load(&self) -> Result<Config, CliError> {
+        Ok(Config::load(&self.config)?)
+    }
+}
+
+/// `prism rejected ...`
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum RejectedCommand {
+    /// Those that nobody has resolved, oldest first
+    List,
+    /// One of them, whole
+    Show {
+        /// As listed
+        id: i64,
+    },
+    /// Run it once more, in the region that refused it
+    Retry {
+        /// As listed
+        id: i64,
+    },
+    /// Live without it
+    Drop {
+        /// As listed
+        id: i64,
+    },
+}
+
+/// `prism skip`
+#[derive(Debug, Clone, Args)]
+pub struct SkipArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub config: ConfigArg,
+    /// The region that the update comes from
+    #[arg(value_name = "STREAM")]
+    pub stream: String,
+    /// Its number
+    #[arg(value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seq: u64,
+    /// The region whose database does not take it
+    #[arg(long, value_name = "NAME")]
+    pub region: String,
+}
+
 #[derive(Debug, Clone, Args)]
 struct LaterArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
@@ -333,8 +399,8 @@ pub fn main() -> ExitCode {
         Command::Node(args) => commands::node::run(&args),
         Command::Submit(args) => commands::submit::run(&args),
         Command::Status(args) => commands::status::run(&args),
-        Command::Rejected(_) => later("rejected"),
-        Command::Skip(_) => later("skip"),
+        Command::Rejected(args) => commands::rejected::run(&args),
+        Command::Skip(args) => commands::skip::run(&args),
         Command::Adopt(args) => commands::adopt::run(&args),
         Command::Verify(_) => later("verify"),
         Command::Repair(_) => later("repair"),

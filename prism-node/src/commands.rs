@@ -2,11 +2,14 @@
 
 pub mod adopt;
 pub mod check;
+mod databases;
 pub mod demo;
 pub mod init;
 pub mod keys;
 pub mod migrate;
 pub mod node;
+pub mod rejected;
+pub mod skip;
 pub mod status;
 pub mod submit;
 pub mod table;

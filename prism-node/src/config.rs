@@ -28,6 +28,7 @@ use prism_proto::{NodeId, RegionId, RegionKey, Retry};
 use crate::keys::{KeyError, PublicKey, SecretKey};
 
 pub use problem::{ConfigError, Problem};
+pub(crate) use units::{show_duration, show_size};
 
 /// A cluster of hundreds of nodes with a thousand statements stays far below.
 const MAX_FILE: u64 = 4 << 20;
@@ -111,6 +112,8 @@ pub struct Limits {
     pub retention: Duration,
     /// Bytes that may wait for one region before it is stale.
     pub max_backlog: u64,
+    /// How long an update may wait for one region before it is stale; for ever, if absent.
+    pub max_backlog_age: Option<Duration>,
     /// How long an awaited write waits for all regions.
     pub await_timeout: Duration,
     /// Awaited writes that a node carries out at once; each holds a connection to the database.
@@ -125,6 +128,7 @@ impl Default for Limits {
             max_update: 256 << 10,
             retention: Duration::from_secs(24 * 3600),
             max_backlog: 8 << 30,
+            max_backlog_age: None,
             await_timeout: Duration::from_secs(10),
             max_awaits: 32,
             max_journal: 1 << 30,

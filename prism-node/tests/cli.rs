@@ -24,6 +24,7 @@ fn help_and_version_are_on_stdout() {
     let (out, _) = expect(&prism(dir.path(), &["--help"]), 0);
     for command in [
         "demo", "init", "keygen", "pubkey", "migrate", "check", "node", "submit", "status",
+        "rejected", "skip",
     ] {
         assert!(out.contains(&format!("\n  {command} ")), "{command}: {out}");
         let (help, _) = expect(&prism(dir.path(), &[command, "--help"]), 0);
@@ -49,7 +50,7 @@ fn wrong_usage_is_status_2() {
         let (_, err) = expect(&prism(dir.path(), args), 2);
         assert!(!err.is_empty(), "{args:?}");
     }
-    for later in ["rejected", "skip", "verify", "repair"] {
+    for later in ["verify", "repair"] {
         let (_, err) = expect(&prism(dir.path(), &[later, "NA", "--from", "EU", "7"]), 2);
         assert!(err.contains("is not built yet"), "{err}");
     }

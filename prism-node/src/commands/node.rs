@@ -16,10 +16,13 @@ use crate::runtime::Runtime;
 /// What is not delivered by then waits on disk; service managers kill after 30 to 90 seconds.
 const DRAIN_LIMIT: Duration = Duration::from_secs(15);
 
+/// A signal, or the end of a part of the node, is noticed within this.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// Runs until SIGTERM or SIGINT has drained it.
 ///
 /// # Errors
-/// Exit status 2 for a wrong configuration, 1 if the node cannot start.
+/// Exit status 2 for a wrong configuration, 1 if the node cannot start or a part of it has stopped.
 pub fn run(args: &NodeArgs) -> Result<(), CliError> {
     let config = Arc::new(args.config.load()?);
     let node = find_node(&config, &args.node)?.clone();
@@ -40,7 +43,18 @@ pub fn run(args: &NodeArgs) -> Result<(), CliError> {
         }
     };
     tracing::info!(node = %node.name, http = %server.address(), "the HTTP API answers");
-    let signal = signals.forever().next();
+    let signal = loop {
+        if let Some(signal) = signals.pending().next() {
+            break signal;
+        }
+        if let Some(why) = runtime.died(LOOK) {
+            let _ = runtime.drain(Duration::ZERO);
+            return Err(CliError::Failed(format!(
+                "{why}; the node has given its lanes to its siblings and ends, start it again; \
+                 everything that it has acknowledged is stored"
+            )));
+        }
+    };
     tracing::info!(
         signal,
         limit_s = DRAIN_LIMIT.as_secs(),

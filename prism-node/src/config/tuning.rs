@@ -89,6 +89,13 @@ impl Builder<'_> {
             max_update: u32::try_from(max_update).unwrap_or(d.max_update),
             retention: self.duration(&mut section, "retention", d.retention, Duration::ZERO, year),
             max_backlog: self.size(&mut section, "max_backlog", d.max_backlog, 1 << 20, 1 << 50),
+            max_backlog_age: self.optional_duration(
+                &mut section,
+                "max_backlog_age",
+                ("7d", "without it only max_backlog counts"),
+                Duration::from_secs(10),
+                year,
+            ),
             await_timeout: self.duration(
                 &mut section,
                 "await_timeout",

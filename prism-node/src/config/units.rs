@@ -40,12 +40,12 @@ pub(super) fn size(text: &str) -> Option<u64> {
 }
 
 /// The largest unit that gives a whole number, for messages.
-pub(super) fn show_duration(d: Duration) -> String {
+pub(crate) fn show_duration(d: Duration) -> String {
     show(u64::try_from(d.as_micros()).unwrap_or(u64::MAX), &DURATIONS)
 }
 
 /// The same for sizes.
-pub(super) fn show_size(bytes: u64) -> String {
+pub(crate) fn show_size(bytes: u64) -> String {
     show(bytes, &SIZES[..5])
 }
 

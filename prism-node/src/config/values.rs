@@ -140,29 +140,38 @@ impl Builder<'_> {
         max: Duration,
     ) -> Duration {
         let example = units::show_duration(default);
-        let Some(text) = section.string(key, &example) else {
-            return default;
-        };
+        let hint = format!("the default is {example}");
+        self.optional_duration(section, key, (&example, &hint), min, max)
+            .unwrap_or(default)
+    }
+
+    /// `hint`: an example, and what holds without it.
+    pub(super) fn optional_duration(
+        &self,
+        section: &mut Section<'_, '_>,
+        key: &'static str,
+        (example, without): (&str, &str),
+        min: Duration,
+        max: Duration,
+    ) -> Option<Duration> {
+        let text = section.string(key, example)?;
         match units::duration(text.get_ref()) {
-            Some(d) if (min..=max).contains(&d) => d,
+            Some(d) if (min..=max).contains(&d) => return Some(d),
             Some(_) => {
                 let (min, max) = (units::show_duration(min), units::show_duration(max));
                 self.problems.at(
                     &text.span(),
                     format!("{key} = \"{}\" is out of range", shorten(text.get_ref())),
-                    format!("choose between {min} and {max}; the default is {example}"),
+                    format!("choose between {min} and {max}; {without}"),
                 );
-                default
             }
-            None => {
-                self.problems.at(
-                    &text.span(),
-                    format!("{key} = \"{}\" is not a duration", shorten(text.get_ref())),
-                    format!("write a whole number and us, ms, s, m, h or d: {key} = \"{example}\""),
-                );
-                default
-            }
+            None => self.problems.at(
+                &text.span(),
+                format!("{key} = \"{}\" is not a duration", shorten(text.get_ref())),
+                format!("write a whole number and us, ms, s, m, h or d: {key} = \"{example}\""),
+            ),
         }
+        None
     }
 
     pub(super) fn size(

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -42,8 +43,29 @@ pub(crate) mod name {
     pub(crate) const JOURNAL_DAMAGED: &str = "journal-damaged";
     /// The database answers, but the journal's oldest update cannot be run yet.
     pub(crate) const JOURNAL_STUCK: &str = "journal-stuck";
+    /// A peer's database has refused updates of this region for good.
+    pub(crate) const PEER_REJECTED: &str = "peer-rejected";
+    /// An update that a region refused could not be undone.
+    pub(crate) const UNDO_REFUSED: &str = "undo-refused";
+    /// A lane needs an update that the outbox does not have.
+    pub(crate) const ROWS_MISSING: &str = "rows-missing";
+    /// Another process serves as this node.
+    pub(crate) const IDENTITY: &str = "identity";
+    /// The node's journal is not the one that it had before.
+    pub(crate) const JOURNAL_REPLACED: &str = "journal-replaced";
     /// A part of this node has stopped.
     pub(crate) const WORKER: &str = "worker-died";
+}
+
+/// What happened once, and cannot be seen to be over, is told for this long after the last time; its
+/// counter and its log line stay.
+const STANDS: Duration = Duration::from_secs(24 * 3600);
+/// Alarms of that kind.
+const EVENTS: [&str; 2] = [name::DRIFT, name::PEER_REJECTED];
+
+/// The remedy for a region that cannot be mended otherwise.
+pub(crate) fn adopt(region: &str) -> String {
+    format!("rebuild {region} from a healthy region: prism adopt {region} --from OTHER")
 }
 
 /// Changes that wait for the reporter, at most; beyond that the alarms themselves say it.
@@ -74,7 +96,8 @@ impl Change {
 /// All alarms of a node, by name and what they are about.
 #[derive(Debug, Default)]
 pub(crate) struct Alarms {
-    active: BTreeMap<(&'static str, String), Alarm>,
+    /// With the last time that each was raised.
+    active: BTreeMap<(&'static str, String), (Alarm, Instant)>,
     changes: Vec<Change>,
 }
 
@@ -88,20 +111,19 @@ impl Alarms {
         remedy: &str,
     ) {
         let key = (name, subject.to_owned());
-        if let Some(alarm) = self.active.get_mut(&key) {
+        if let Some((alarm, last)) = self.active.get_mut(&key) {
             alarm.detail = detail;
+            *last = Instant::now();
             return;
         }
         self.changed(name, subject, Some((detail.clone(), remedy.to_owned())));
-        self.active.insert(
-            key,
-            Alarm {
-                name: name.to_owned(),
-                since: now(),
-                detail,
-                remedy: remedy.to_owned(),
-            },
-        );
+        let alarm = Alarm {
+            name: name.to_owned(),
+            since: now(),
+            detail,
+            remedy: remedy.to_owned(),
+        };
+        self.active.insert(key, (alarm, Instant::now()));
     }
 
     /// Clears an alarm if it stands.
@@ -114,6 +136,26 @@ impl Alarms {
     /// Whether an alarm of that name stands, whatever it is about.
     pub(crate) fn stands(&self, name: &str) -> bool {
         self.active.keys().any(|(standing, _)| *standing == name)
+    }
+
+    /// Clears what happened once and long ago.
+    pub(crate) fn forget(&mut self) {
+        self.forget_before(STANDS);
+    }
+
+    fn forget_before(&mut self, age: Duration) {
+        let old = |(name, _): &&(&'static str, String), last: &Instant| {
+            EVENTS.contains(name) && last.elapsed() >= age
+        };
+        let over: Vec<_> = self
+            .active
+            .iter()
+            .filter(|(key, (_, last))| old(key, last))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for (name, subject) in over {
+            self.clear(name, &subject);
+        }
     }
 
     fn changed(&mut self, name: &'static str, subject: &str, raised: Option<(String, String)>) {
@@ -133,7 +175,10 @@ impl Alarms {
 
     /// For status.
     pub(crate) fn list(&self) -> Vec<Alarm> {
-        self.active.values().cloned().collect()
+        self.active
+            .values()
+            .map(|(alarm, _)| alarm.clone())
+            .collect()
     }
 }
 
@@ -166,5 +211,16 @@ mod tests {
         // Two raised, one cleared; a renewal is no change.
         assert_eq!(alarms.changes().len(), 3);
         assert_eq!(alarms.changes().len(), 0);
+    }
+
+    #[test]
+    fn what_happened_once_is_not_told_for_ever() {
+        let mut alarms = Alarms::default();
+        alarms.raise(name::DRIFT, "EU", "3 rows".into(), "compare");
+        alarms.raise(name::FORK, "EU", "two histories".into(), "adopt");
+        alarms.forget();
+        assert_eq!(alarms.list().len(), 2);
+        alarms.forget_before(Duration::ZERO);
+        assert_eq!(alarms.list().len(), 1, "a fork is one until it is mended");
     }
 }

@@ -95,6 +95,9 @@ pub(crate) struct State {
     pub(crate) away: bool,
     /// Why this node is of no use until it is restarted: no good news later takes it back.
     pub(crate) broken: Option<String>,
+    /// The part of this node that has stopped, and why: the process ends, for a supervisor to start
+    /// it anew.
+    pub(crate) died: Option<String>,
     /// Shutting down.
     pub(crate) draining: bool,
     /// Shutting down: whoever waits for something gives up then.

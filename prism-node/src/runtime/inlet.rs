@@ -248,7 +248,7 @@ impl InletWorker {
             ApplyCause::Forked => (
                 name::FORK,
                 "one of the two databases was restored from a backup or replaced; rebuild it from \
-                 a healthy region",
+                 a healthy region: prism adopt REGION --from OTHER",
             ),
             ApplyCause::Dependency if lasting >= DEPENDENCY_ALARM => (
                 name::DEPENDENCY,

@@ -1,26 +1,34 @@
-//! The keeper: what the region's ledger needs beside delivery. It trims the outbox and counts the
-//! dead letters.
+//! The keeper: what the region's ledger needs beside delivery. It keeps the outbox within its
+//! limits, marks regions stale that are away for too long, publishes the undo of held updates that
+//! nobody finishes any more, and counts the dead letters.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use prism_db::{Database, DbError};
+use prism_db::{Database, DbError, LaneRow};
+use prism_proto::Verdict;
 
-use super::alarms::name;
-use super::board::Board;
-use crate::config::Limits;
+use super::alarms::{adopt, name};
+use super::board::{Board, lane_subject};
+use crate::config::{Limits, show_duration, show_size};
 
-/// Dead letters are counted this often.
+/// Everything is looked at this often.
 const TICK: Duration = Duration::from_secs(1);
 /// Rows stay at least so long, whatever is configured: what became of an ambiguous COMMIT is read
 /// from them, by then acknowledged or not.
 const KEEP: Duration = Duration::from_secs(60);
-/// Outbox rows are trimmed this often, so many at a time.
+/// The same when the outbox is larger than it may be. The table of requests knows the rest.
+const KEEP_FULL: Duration = Duration::from_secs(5);
+/// A request is remembered at least so long: whoever got no answer asks again.
+const KEEP_REQUESTS: Duration = Duration::from_secs(3600);
+/// Rows are trimmed this often, so many at a time.
 const TRIM: Duration = Duration::from_secs(10);
 const TRIM_ROWS: u32 = 5_000;
 /// What a tick may spend on it.
 const TRIM_BUDGET: Duration = Duration::from_millis(200);
+/// Dead letters that are looked at for alarms.
+const LOOKED_AT: u32 = 100;
 
 /// What others ask of this worker.
 pub(super) enum KeeperJob {
@@ -55,12 +63,17 @@ impl Keeper {
 
     /// Until it is told to stop.
     pub(super) fn run(mut self) {
+        let mut tick = Instant::now();
         loop {
-            if let Err(error) = self.tick() {
-                // The outbox worker sees the same, and says so.
-                tracing::debug!("housekeeping waits for the database: {error}");
+            if Instant::now() >= tick {
+                if let Err(error) = self.tick() {
+                    // The outbox worker sees the same, and says so.
+                    tracing::debug!("housekeeping waits for the database: {error}");
+                }
+                tick = Instant::now() + TICK;
             }
-            match self.jobs.recv_timeout(TICK) {
+            let nap = tick.saturating_duration_since(Instant::now());
+            match self.jobs.recv_timeout(nap) {
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(KeeperJob::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -68,44 +81,142 @@ impl Keeper {
     }
 
     fn tick(&mut self) -> Result<(), DbError> {
+        self.board.lock().alarms.forget();
         if self.board.lock().broken.is_some() {
             return Ok(());
         }
-        self.count()?;
+        self.dead_letters()?;
+        self.stale()?;
         self.trim()
     }
 
-    fn count(&mut self) -> Result<(), DbError> {
-        let rejected = self.database.rejected_count()?;
+    fn dead_letters(&mut self) -> Result<(), DbError> {
+        let count = self.database.rejected_count()?;
+        let rows = match count {
+            0 => Vec::new(),
+            _ => self.database.rejected(LOOKED_AT)?,
+        };
+        let region = self.board.names.my_region();
+        // An undo that was refused, here or at its origin: the regions differ.
+        let undo = rows.iter().find(|row| row.update.undoes.is_some());
         let mut state = self.board.lock();
-        state.rejected = rejected;
-        if rejected > 0 {
-            state.alarms.raise(
+        state.rejected = count;
+        match rows.first() {
+            Some(first) => state.alarms.raise(
                 name::REJECTED,
                 "",
-                format!("{rejected} updates were refused by this region's database for good"),
-                "look at them in the table `rejected` of the prism schema and resolve them",
-            );
-        } else {
-            state.alarms.clear(name::REJECTED, "");
+                format!(
+                    "{count} updates were refused by this region's database for good; the oldest \
+                     is from {}: {}",
+                    first.stream, first.message
+                ),
+                &format!(
+                    "prism rejected list --region {region} shows them; mend the rows and `prism \
+                     rejected retry ID`, or `prism rejected drop ID`"
+                ),
+            ),
+            None => state.alarms.clear(name::REJECTED, ""),
+        }
+        match undo {
+            Some(row) => state.alarms.raise(
+                name::UNDO_REFUSED,
+                "",
+                format!(
+                    "update {} of {} was to be undone, and its undo was refused: {}",
+                    row.update.undoes.unwrap_or_default().0,
+                    row.stream,
+                    row.message
+                ),
+                &format!(
+                    "the regions differ in the rows of that update: compare and mend them, then \
+                     prism rejected drop {} --region {region}",
+                    row.id
+                ),
+            ),
+            None => state.alarms.clear(name::UNDO_REFUSED, ""),
         }
         Ok(())
     }
 
-    fn trim(&mut self) -> Result<(), DbError> {
-        if self.trimmed.elapsed() < TRIM {
-            return Ok(());
+    /// Regions that are away for too long are marked; the mark is taken back when the limit has been
+    /// raised and nothing of what they need is gone.
+    fn stale(&mut self) -> Result<(), DbError> {
+        let names = Arc::clone(&self.board.names);
+        for row in self.database.lanes()? {
+            let Some(peer) = names.find(&row.peer) else {
+                continue;
+            };
+            let why = self.too_far(&row);
+            let back = row.stale
+                && why.is_none()
+                && self.database.outbox_verify(row.acked)? == Verdict::Matches;
+            if why.is_some() && !row.stale {
+                self.database.lane_stale(&row.peer, true)?;
+            } else if back {
+                self.database.lane_stale(&row.peer, false)?;
+            }
+            let subject = lane_subject(names.region(peer));
+            let mut state = self.board.lock();
+            if why.is_some() || row.stale && !back {
+                let why = why.unwrap_or_else(|| "it was away for too long".to_owned());
+                let detail = format!(
+                    "{} is stale: {why}. Nothing is delivered there any more, and what it misses \
+                     may be deleted; the other regions and local commits go on",
+                    row.peer
+                );
+                state
+                    .alarms
+                    .raise(name::STALE, &subject, detail, &adopt(&row.peer));
+            } else if back {
+                state.alarms.clear(name::STALE, &subject);
+            }
         }
+        Ok(())
+    }
+
+    /// Which limit a lane exceeds.
+    fn too_far(&self, row: &LaneRow) -> Option<String> {
+        let limits = &self.limits;
+        if row.backlog > limits.max_backlog {
+            return Some(format!(
+                "{} wait for it, more than max_backlog ({})",
+                show_size(row.backlog),
+                show_size(limits.max_backlog)
+            ));
+        }
+        let (max, waiting) = (limits.max_backlog_age?, row.waiting?);
+        (waiting > max).then(|| {
+            format!(
+                "updates have waited for it for longer than max_backlog_age ({})",
+                show_duration(max)
+            )
+        })
+    }
+
+    fn trim(&mut self) -> Result<(), DbError> {
         let start = Instant::now();
-        let retention = self.limits.retention.max(KEEP);
-        while start.elapsed() < TRIM_BUDGET {
-            let rows = self.database.outbox_trim(retention, TRIM_ROWS)?;
-            if rows < u64::from(TRIM_ROWS) {
+        let mut left = || start.elapsed() < TRIM_BUDGET;
+        if self.trimmed.elapsed() >= TRIM {
+            let retention = self.limits.retention;
+            let mut more = true;
+            while more && left() {
+                let rows = self.database.outbox_trim(retention.max(KEEP), TRIM_ROWS)?;
+                let requests = self
+                    .database
+                    .request_trim(retention.max(KEEP_REQUESTS), TRIM_ROWS)?;
+                more = rows.max(requests) >= u64::from(TRIM_ROWS);
+            }
+            if !more {
                 self.trimmed = Instant::now();
+            }
+            // Otherwise it goes on at the next tick.
+        }
+        // Only as much as is needed: a destination that is restored is refilled from the rest.
+        while left() && self.database.outbox_figures()?.bytes > self.limits.max_backlog {
+            if self.database.outbox_trim(KEEP_FULL, TRIM_ROWS)? == 0 {
                 break;
             }
         }
-        // Otherwise there is more: it goes on at the next tick.
         Ok(())
     }
 }

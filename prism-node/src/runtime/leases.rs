@@ -21,6 +21,8 @@ use prism_proto::{Event, LaneStats, Position, RegionId, Seq, Target};
 
 use super::alarms::name;
 use super::board::{Board, lane_subject};
+use super::identity::Identity;
+use super::threads::Whole;
 
 /// Leases are renewed this often.
 const TICK: Duration = Duration::from_millis(750);
@@ -256,6 +258,8 @@ pub(super) struct LeaseWorker {
     database: Box<dyn Database>,
     handle: Handle,
     board: Arc<Board>,
+    whole: Whole,
+    identity: Identity,
     held: Arc<Held>,
     stopped: Arc<Stopped>,
     started: Instant,
@@ -272,7 +276,8 @@ impl LeaseWorker {
         jobs: Receiver<LeaseJob>,
         database: Box<dyn Database>,
         handle: Handle,
-        board: Arc<Board>,
+        whole: Whole,
+        identity: Identity,
         held: Arc<Held>,
         stopped: Arc<Stopped>,
     ) -> Self {
@@ -281,7 +286,9 @@ impl LeaseWorker {
             jobs,
             database,
             handle,
-            board,
+            board: Arc::clone(&whole.board),
+            whole,
+            identity,
             held,
             stopped,
             started: now,
@@ -350,6 +357,10 @@ impl LeaseWorker {
             for peer in self.stopped.take() {
                 self.held.forget(peer);
             }
+        }
+        if !self.identity.keep(self.database.as_mut(), &self.whole)? {
+            self.resign();
+            return Ok(false);
         }
         let names = Arc::clone(&self.board.names);
         let mut known = self.database.lanes()?;
@@ -535,6 +546,10 @@ impl LeaseWorker {
         for peer in self.held.take() {
             let lane = names.region(peer);
             self.tell(Event::LaneLost { peer });
+            // By its name a lease is the other process's now.
+            if self.identity.is_lost() {
+                continue;
+            }
             if let Err(error) = self.database.lane_release(lane, names.my_name()) {
                 tracing::warn!(
                     lane,

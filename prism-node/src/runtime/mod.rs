@@ -24,6 +24,7 @@ mod drain;
 mod entry;
 mod find;
 mod host;
+mod identity;
 mod inlet;
 mod keeper;
 mod leases;
@@ -53,6 +54,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
 
 use prism_net::Handle;
 
@@ -89,6 +91,15 @@ impl Runtime {
     #[must_use]
     pub fn intake(&self) -> Arc<dyn Intake> {
         Arc::<queue::IntakeQueue>::clone(&self.queue)
+    }
+
+    /// Waits, and says which part of the node has stopped if one has: then it is of no use any more
+    /// and has to be drained, which gives its leases back.
+    #[must_use]
+    pub fn died(&self, wait: Duration) -> Option<String> {
+        let died = |state: &board::State| state.died.is_some();
+        self.board.wait_until(Instant::now() + wait, died);
+        self.board.lock().died.clone()
     }
 
     /// What the node knows about itself.

@@ -27,8 +27,8 @@ const CHUNK: usize = 1 << 20;
 const FETCH: usize = 8 << 20;
 
 const REWOUND: &str = "restart this node: it then compares itself with every region, and alarms \
-    if they have what this database has lost; rebuild this database from a healthy region in that \
-    case";
+    if they have what this database has lost; rebuild this database in that case: prism adopt REGION \
+    --from OTHER";
 
 /// What the loop asks of this worker.
 pub(super) enum OutboxJob {

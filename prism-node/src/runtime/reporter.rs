@@ -8,7 +8,7 @@ use prism_proto::{
     ApplyCause, DirectFailure, InletState, Notice, RegionId, SwitchReason, Target, Verdict,
 };
 
-use super::alarms::{Change, name};
+use super::alarms::{Change, adopt, name};
 use super::board::{Board, cause_word, lane_subject, position_words};
 
 /// Changed alarms are logged this often, if no notice comes before.
@@ -115,16 +115,17 @@ impl Reporter {
                 format!(
                     "{lane} needs updates behind {position}, which are no longer in the outbox"
                 ),
-                "rebuild that region's database from a healthy region",
+                adopt(lane),
             ),
             _ => (
                 name::FORK,
                 format!("the database of {lane} has another history of {own}'s stream: {position}"),
                 "one of the two databases was restored from a backup or replaced; rebuild it from \
-                 a healthy region",
+                 a healthy region: prism adopt REGION --from OTHER"
+                    .to_owned(),
             ),
         };
-        self.board.raise(name, &lane_subject(lane), detail, remedy);
+        self.board.raise(name, &lane_subject(lane), detail, &remedy);
     }
 
     fn peer_waiting(&self, peer: RegionId, cause: ApplyCause) {

@@ -92,7 +92,6 @@ impl Spool {
     }
 
     /// A number that stays with this journal: another one means that it was replaced or wiped.
-    #[allow(dead_code, reason = "for the node's claim to its name")]
     pub(super) fn identity(&self) -> u64 {
         self.identity
     }

@@ -22,6 +22,7 @@ use super::board::Board;
 use super::direct::DirectWorker;
 use super::find::{FindWorker, Finder};
 use super::host::LoopHost;
+use super::identity::Identity;
 use super::inlet::InletWorker;
 use super::keeper::Keeper;
 use super::leases::{Held, LeaseWorker, Stopped};
@@ -223,7 +224,8 @@ pub(super) fn start(
         lease_jobs,
         opener.own(own, LOCK)?,
         handle.clone(),
-        Arc::clone(&board),
+        whole.clone(),
+        Identity::new(entropy(), spool.identity()),
         Arc::clone(&held),
         Arc::clone(&stopped),
     );

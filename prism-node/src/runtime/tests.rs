@@ -106,7 +106,10 @@ fn a_node_that_has_lost_a_part_accepts_nothing_and_leaves_its_lanes_to_a_sibling
         board: Arc::clone(&first.board),
         queue: Arc::clone(&first.queue),
     };
+    assert_eq!(first.died(Duration::ZERO), None);
     whole.died("part", "a test said so");
+    let why = first.died(Duration::from_secs(60)).expect("it says so");
+    assert!(why.contains("part"), "{why}");
     assert!(alarm(&first, "worker-died"));
     until("NA2 holds the lane", || {
         holder(&second).as_deref() == Some("NA2")

@@ -22,6 +22,10 @@ impl Whole {
     /// A part has ended that should not have.
     pub(super) fn died(&self, part: &str, why: &str) {
         tracing::error!(part, "a part of this node has stopped: {why}");
+        self.board
+            .lock()
+            .died
+            .get_or_insert_with(|| format!("{part} has stopped: {why}"));
         self.broken(
             name::WORKER,
             part,
