@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use prism_db::apply::Applier;
 use prism_db::catalogue::{Catalogue, StatementConfig};
+use prism_db::direct::{DirectOutcome, DirectWriter};
 use prism_db::submit::{SubmitError, submit};
 use prism_db::{
     Database, DatabaseUrl, DbError, OpenOptions, Submission, Topology, Value, migrate, open,
 };
-use prism_proto::{RegionKey, Seq};
+use prism_proto::{ApplyCause, DirectFailure, RegionKey, Seq, Verdict};
 use rusqlite::Connection;
 
 fn catalogue() -> Arc<Catalogue> {
@@ -518,4 +519,93 @@ fn a_held_update_that_would_do_something_else_by_now_is_not_executed() {
     let undone = na.undo(seq, &reason).expect("undone");
     assert!(matches!(undone, prism_db::Undone::Published(_)));
     assert_eq!(na.held_finish(seq), Ok(false));
+}
+
+/// Copies a file as a backup would.
+fn back_up(from: &Path, to: &Path) {
+    let _ = std::fs::remove_file(to);
+    plain(from)
+        .execute("VACUUM INTO ?1", [to.to_str().expect("path")])
+        .expect("backup");
+}
+
+fn restore(backup: &Path, to: &Path) {
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", to.display()));
+    }
+    std::fs::rename(backup, to).expect("restore");
+    // A backup may be in another journal mode.
+    plain(to)
+        .execute_batch("PRAGMA journal_mode = WAL")
+        .expect("write-ahead log");
+}
+
+fn write_to(own: &Path, peer: &Path, upto: u64) -> DirectOutcome {
+    let url = DatabaseUrl::Sqlite(peer.to_owned());
+    let mut writer = DirectWriter::new("NA", &url, options("EU")).expect("address");
+    let mut own = connect(own, "NA");
+    writer.write(&mut *own, Seq(upto), Duration::from_secs(30))
+}
+
+#[test]
+fn a_destination_restored_from_a_backup_is_refilled() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (na, eu) = (create(dir.path(), "NA"), create(dir.path(), "EU"));
+    for seq in 1..=6 {
+        assert!(submit(&mut *connect(&na, "NA"), &[bump("a")])[0].is_ok());
+        assert_eq!(write_to(&na, &eu, seq).executed, 1);
+        if seq == 3 {
+            back_up(&eu, &dir.path().join("backup"));
+        }
+    }
+    let before = connect(&eu, "EU").position("NA").expect("position");
+    let mut own = connect(&na, "NA");
+    own.lane_acked("EU", before).expect("acked");
+    restore(&dir.path().join("backup"), &eu);
+    let position = connect(&eu, "EU").position("NA").expect("position");
+    assert_eq!(position.seq, Seq(3));
+    assert_eq!(own.outbox_verify(position), Ok(Verdict::Matches));
+    own.lane_acked("EU", position).expect("back");
+    assert_eq!(own.lanes().expect("lanes")[0].acked, position);
+    assert_eq!(own.outbox_trim(Duration::from_secs(3600), 100), Ok(0));
+    let refilled = write_to(&na, &eu, 6);
+    assert_eq!((refilled.executed, refilled.failure), (3, None));
+    assert_eq!(number(&eu, "SELECT n FROM counters WHERE id = 'a'"), 6);
+}
+
+#[test]
+fn a_source_restored_from_a_backup_is_a_fork_ahead_and_at_the_same_number() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (na, eu) = (create(dir.path(), "NA"), create(dir.path(), "EU"));
+    for seq in 1..=6 {
+        assert!(submit(&mut *connect(&na, "NA"), &[bump("a")])[0].is_ok());
+        if seq == 3 {
+            back_up(&na, &dir.path().join("backup"));
+        }
+    }
+    assert_eq!(write_to(&na, &eu, 6).executed, 6);
+    restore(&dir.path().join("backup"), &na);
+    let position = connect(&eu, "EU").position("NA").expect("position");
+    // The peer is ahead; then its number stands for another update; then it is behind the tail.
+    for seq in 4..=7 {
+        assert!(submit(&mut *connect(&na, "NA"), &[bump("b")])[0].is_ok());
+        let mut own = connect(&na, "NA");
+        assert_eq!(own.outbox_verify(position), Ok(Verdict::Forked), "{seq}");
+        let outcome = write_to(&na, &eu, seq);
+        let failure = outcome.failure.map(|error| error.failure);
+        assert_eq!(failure, Some(DirectFailure::Forked));
+        let mut updates = Vec::new();
+        own.outbox_read(Seq(1), Seq(9), usize::MAX, &mut |seq, bytes| {
+            updates.push((seq, bytes.to_vec()));
+        })
+        .expect("outbox");
+        let epoch = own.region().expect("region").epoch;
+        let mut applier = Applier::new(catalogue(), Arc::clone(&options("EU").topology.regions));
+        let outcome = applier.apply(&mut *connect(&eu, "EU"), "NA", epoch, &updates);
+        assert_eq!(outcome.executed, 0);
+        // What the two have in common tells nothing.
+        let cause = outcome.wait.map(|wait| wait.cause);
+        assert_eq!(cause, (seq >= 6).then_some(ApplyCause::Forked), "{seq}");
+    }
+    assert_eq!(number(&eu, "SELECT n FROM counters WHERE id = 'b'"), 0);
 }

@@ -209,40 +209,32 @@ pub(super) fn count(db: &Connection) -> Result<u64, DbError> {
 const ROW: &str = "SELECT id, stream, epoch, seq, body, sqlstate, message, at, resolution
     FROM prism_rejected";
 
-fn read(row: &Row<'_>) -> rusqlite::Result<(Vec<u8>, RejectedRow)> {
-    let nothing = Update {
-        tag: prism_proto::Tag(0),
-        prev_tag: prism_proto::Tag(0),
-        statement: Digest::default(),
-        params: Vec::new(),
-        old: Vec::new(),
-        hlc: crate::Hlc(0),
-        rows: 0,
-        seen: Vec::new(),
-        undoes: None,
-        held: false,
-        request_id: None,
-    };
+/// A row whose update is still encoded.
+type Encoded = (Vec<u8>, Box<dyn FnOnce(Update) -> RejectedRow>);
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Encoded> {
+    let id = row.get(0)?;
+    let stream = row.get(1)?;
+    let epoch = Epoch(row.get::<_, i64>(2)?.cast_unsigned());
     let seq: Option<i64> = row.get(3)?;
-    Ok((
-        row.get(4)?,
-        RejectedRow {
-            id: row.get(0)?,
-            stream: row.get(1)?,
-            epoch: Epoch(row.get::<_, i64>(2)?.cast_unsigned()),
-            seq: seq.map(|seq| Seq(seq.cast_unsigned())),
-            update: nothing,
-            sqlstate: row.get(5)?,
-            message: row.get(6)?,
-            at: row.get(7)?,
-            resolution: row.get(8)?,
-        },
-    ))
+    let (sqlstate, message) = (row.get(5)?, row.get(6)?);
+    let (at, resolution) = (row.get(7)?, row.get(8)?);
+    let complete = move |update| RejectedRow {
+        id,
+        stream,
+        epoch,
+        seq: seq.map(|seq| Seq(seq.cast_unsigned())),
+        update,
+        sqlstate,
+        message,
+        at,
+        resolution,
+    };
+    Ok((row.get(4)?, Box::new(complete)))
 }
 
-fn complete((body, row): (Vec<u8>, RejectedRow)) -> Result<RejectedRow, DbError> {
-    let update = Update::decode(&body).map_err(outbox::damaged)?;
-    Ok(RejectedRow { update, ..row })
+fn complete((body, row): Encoded) -> Result<RejectedRow, DbError> {
+    Ok(row(Update::decode(&body).map_err(outbox::damaged)?))
 }
 
 /// Those that nobody has resolved, oldest first.

@@ -195,3 +195,29 @@ pub fn a_held_update_is_never_trimmed<B: Backend>(world: &World<B>) {
     assert_eq!(keeper.held_finish(seq), Ok(true));
     assert_eq!(na.outbox_trim(Duration::ZERO, 100), Ok(1));
 }
+
+/// Its client has asked two regions at once; EU has taken it without waiting for anybody.
+pub fn a_copy_of_a_held_request_waits_for_its_outcome<B: Backend>(world: &World<B>) {
+    for (id, is_final) in [(1, true), (2, false)] {
+        let (mut keeper, seq) = hold(world, with_id(world.kills(1), id), LONG);
+        world.submit(&world.eu, &[with_id(world.kills(1), id), world.append("e")]);
+        let outcome = world.ship(&world.eu, &world.na);
+        let wait = outcome.wait.expect("must wait");
+        assert_eq!(wait.cause, prism_proto::ApplyCause::Busy, "{wait:?}");
+        assert_eq!(outcome.rejected, []);
+        // EU skips NA's copy, so that NA gets its answer.
+        let outcome = world.ship(&world.na, &world.eu);
+        assert_eq!(outcome.wait, None);
+        if is_final {
+            assert_eq!(keeper.held_finish(seq), Ok(true));
+        } else {
+            let undone = world.na.open().undo(seq, &UndoReason::Crashed);
+            assert!(matches!(undone, Ok(Undone::Published(_))), "{undone:?}");
+            assert_eq!(keeper.held_finish(seq), Ok(false));
+        }
+        world.ship_all();
+        for site in [&world.na, &world.eu, &world.asia] {
+            assert_eq!(world.kills_at(site), 1, "{}", site.region);
+        }
+    }
+}

@@ -63,6 +63,7 @@ macro_rules! suite {
                     what_is_refused_or_repeated_is_not_held,
                     a_held_update_is_applied_alone,
                     a_held_update_is_never_trimmed,
+                    a_copy_of_a_held_request_waits_for_its_outcome,
                 ],
                 lanes: [
                     a_lease_is_taken_renewed_and_taken_over,
@@ -133,6 +134,7 @@ macro_rules! suite {
                     a_request_of_two_regions_is_undone_once_everywhere,
                     what_was_retried_is_undone_after_all,
                     what_is_gone_or_cannot_be_undone_is_said,
+                    concurrent_undos_undo_once,
                 ],
             );
         }

@@ -12,6 +12,8 @@ use crate::world::{Backend, Sql};
 
 /// Cases of what this backend cannot do yet.
 pub const NOT_YET: &[&str] = &[
+    "a_copy_of_a_held_request_waits_for_its_outcome",
+    "concurrent_undos_undo_once",
     "a_held_update_is_final_when_every_region_has_it",
     "a_held_update_is_applied_alone",
     "a_held_update_that_is_undone_never_becomes_final",

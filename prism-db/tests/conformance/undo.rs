@@ -257,3 +257,35 @@ pub fn what_is_gone_or_cannot_be_undone_is_said<B: Backend>(world: &World<B>) {
     impossible(1);
     assert_eq!(world.kills_at(&world.na), 1);
 }
+
+pub fn concurrent_undos_undo_once<B: Backend>(world: &World<B>) {
+    let batch: Vec<_> = (0..8).map(|_| world.kills(1)).collect();
+    world.submit(&world.na, &batch);
+    let mut options = world.na.options.clone();
+    options.lock_timeout = Duration::from_secs(30);
+    let published: usize = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                let (url, options) = (&world.na.url, options.clone());
+                scope.spawn(move || {
+                    let mut db = prism_db::open(url, options).expect("address");
+                    let undo = |seq| db.undo(Seq(seq), &reason()).expect("undo");
+                    let answers = (1..=8).map(undo);
+                    answers
+                        .filter(|answer| match answer {
+                            Undone::Published(_) => true,
+                            Undone::Before => false,
+                            other => panic!("{other:?}"),
+                        })
+                        .count()
+                })
+            })
+            .collect();
+        workers.into_iter().map(|w| w.join().expect("worker")).sum()
+    });
+    assert_eq!(published, 8);
+    world.ship_all();
+    for site in [&world.na, &world.eu, &world.asia] {
+        assert_eq!(world.kills_at(site), 0, "{}", site.region);
+    }
+}
