@@ -37,7 +37,7 @@ pub use records::{
     HeldConflict, HeldState, HeldWrite, NodeRow, OutboxFigures, RefusalRow, Repeat, RequestRow,
     RequestState, Retried, UndoReason, Undone, wins,
 };
-pub use request::body_digest;
+pub use request::{body_digest, generated_uuid};
 pub use update::{Digest, Hlc, MAX_UPDATE, Update, UpdateError};
 pub use url::{DatabaseUrl, UrlError};
 pub use value::{ParamType, Value, ValueError};

@@ -27,9 +27,39 @@ pub fn body_digest(name: &str, types: &[ParamType], params: &[Value]) -> Digest 
     Digest(digest)
 }
 
+/// The value of the parameter `$index+1` of type `gen_uuid`: a function of the request's id. A
+/// request that was submitted in two regions is executed from one copy here and from the other
+/// there, and must store the same. (A `gen_now` is taken at each of them and may differ then.)
+///
+/// The first 16 bytes of SHA-256 over `prism gen_uuid 1`, the id and the index (two bytes,
+/// big-endian), with version 4 and its variant set.
+#[must_use]
+pub fn generated_uuid(request_id: &[u8; 16], index: usize) -> [u8; 16] {
+    let mut hash = Sha256::new_with_prefix(b"prism gen_uuid 1");
+    hash.update(request_id);
+    // A statement has 64 parameters at most.
+    hash.update((index as u16).to_be_bytes());
+    let full = hash.finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&full[..16]);
+    uuid::Builder::from_random_bytes(bytes)
+        .into_uuid()
+        .into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_that_is_submitted_in_two_regions_generates_the_same_uuids() {
+        let (one, other) = ([1; 16], [2; 16]);
+        assert_eq!(generated_uuid(&one, 0), generated_uuid(&one, 0));
+        assert_ne!(generated_uuid(&one, 0), generated_uuid(&one, 1));
+        assert_ne!(generated_uuid(&one, 0), generated_uuid(&other, 0));
+        let uuid = uuid::Uuid::from_bytes(generated_uuid(&one, 0));
+        assert_eq!(uuid.get_version_num(), 4);
+    }
 
     #[test]
     fn a_retry_has_the_same_digest_whatever_was_generated() {

@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 use crate::{ParamType, Value, ValueError, timestamp};
 
 use super::Statement;
+use crate::request::generated_uuid;
 
 /// The parameters do not fit the statement.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +52,19 @@ impl Statement {
     /// # Errors
     /// [`BindError`] names the parameter.
     pub fn bind_json(&self, given: &[Json]) -> Result<Vec<Value>, BindError> {
-        self.bind_with(given.len(), |position, ty| {
+        self.bind_request(given, uuid::Uuid::new_v4().as_bytes())
+    }
+
+    /// The same for a request with an id, which decides about the UUIDs: see [`generated_uuid`].
+    ///
+    /// # Errors
+    /// [`BindError`] names the parameter.
+    pub fn bind_request(
+        &self,
+        given: &[Json],
+        request_id: &[u8; 16],
+    ) -> Result<Vec<Value>, BindError> {
+        self.bind_with(given.len(), request_id, |position, ty| {
             Value::from_json(ty, &given[position])
         })
     }
@@ -61,17 +74,21 @@ impl Statement {
     /// # Errors
     /// [`BindError`] names the parameter.
     pub fn bind(&self, given: &[Value]) -> Result<Vec<Value>, BindError> {
-        self.bind_with(given.len(), |position, ty| {
-            let value = &given[position];
-            if value.fits(ty) && value.is_valid() {
-                Ok(value.clone())
-            } else {
-                Err(ValueError {
-                    expected: ty,
-                    got: format!("{value:.40?}"),
-                })
-            }
-        })
+        self.bind_with(
+            given.len(),
+            uuid::Uuid::new_v4().as_bytes(),
+            |position, ty| {
+                let value = &given[position];
+                if value.fits(ty) && value.is_valid() {
+                    Ok(value.clone())
+                } else {
+                    Err(ValueError {
+                        expected: ty,
+                        got: format!("{value:.40?}"),
+                    })
+                }
+            },
+        )
     }
 
     /// Whether complete parameters, as an update carries them, fit this statement.
@@ -84,6 +101,7 @@ impl Statement {
     fn bind_with(
         &self,
         got: usize,
+        request_id: &[u8; 16],
         read: impl Fn(usize, ParamType) -> Result<Value, ValueError>,
     ) -> Result<Vec<Value>, BindError> {
         let count = self.caller_params().count();
@@ -104,7 +122,7 @@ impl Statement {
         let mut params = Vec::with_capacity(self.params().len());
         for (i, ty) in self.params().iter().enumerate() {
             params.push(match ty {
-                ParamType::GenUuid => Value::Uuid(uuid::Uuid::new_v4().into_bytes()),
+                ParamType::GenUuid => Value::Uuid(generated_uuid(request_id, i)),
                 ParamType::GenNow => Value::Timestamp(timestamp::now_micros()),
                 ty => {
                     position += 1;

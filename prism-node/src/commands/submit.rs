@@ -112,7 +112,7 @@ fn params(config: &Config, args: &SubmitArgs) -> Result<Vec<Value>, CliError> {
     };
     config
         .catalogue
-        .bind(&args.statement, &params)
+        .bind(&args.statement, &params, &uuid::Uuid::nil())
         .map_err(|e| usage(&e))?;
     Ok(params)
 }

@@ -8,11 +8,16 @@ const SHOWN: usize = 10;
 
 /// Checks an update against the catalogue.
 pub trait Binder: Send + Sync + 'static {
-    /// The typed parameters, generated ones filled in.
+    /// The typed parameters, generated ones filled in, for the request of that id.
     ///
     /// # Errors
     /// What is wrong, for the caller.
-    fn bind(&self, statement: &str, params: &[serde_json::Value]) -> Result<Vec<Value>, Unbound>;
+    fn bind(
+        &self,
+        statement: &str,
+        params: &[serde_json::Value],
+        request_id: &uuid::Uuid,
+    ) -> Result<Vec<Value>, Unbound>;
 }
 
 /// Why the parameters do not fit.
@@ -27,12 +32,17 @@ pub enum Unbound {
 }
 
 impl Binder for Catalogue {
-    fn bind(&self, statement: &str, params: &[serde_json::Value]) -> Result<Vec<Value>, Unbound> {
+    fn bind(
+        &self,
+        statement: &str,
+        params: &[serde_json::Value],
+        request_id: &uuid::Uuid,
+    ) -> Result<Vec<Value>, Unbound> {
         let found = self
             .get(statement)
             .ok_or_else(|| Unbound::Statement(unknown(self, statement)))?;
         found
-            .bind_json(params)
+            .bind_request(params, request_id.as_bytes())
             .map_err(|e| Unbound::Params(e.to_string()))
     }
 }

@@ -189,10 +189,13 @@ fn bad_json(e: &serde_json::Error) -> HttpError {
 }
 
 fn check(app: &App, body: Submitted) -> Result<NewUpdate, HttpError> {
+    let request_id = body.request_id.unwrap_or_else(Uuid::new_v4);
     Ok(NewUpdate {
-        params: app.binder.bind(&body.statement, &body.params)?,
+        params: app
+            .binder
+            .bind(&body.statement, &body.params, &request_id)?,
         statement: body.statement,
-        request_id: body.request_id.unwrap_or_else(Uuid::new_v4),
+        request_id,
         mode: body.mode,
         timeout: body.timeout_ms.map(Duration::from_millis),
     })
