@@ -21,8 +21,20 @@ const TRIES: usize = 6;
 /// the undo of a refused value meets the next one otherwise.
 const USERS: usize = 500;
 
-/// Whether a request that is sent again is recognised.
-pub const REPEATS: bool = false;
+/// Errors that say that nothing was written.
+const NOTHING_WRITTEN: [&str; 8] = [
+    "busy",
+    "draining",
+    "database_unavailable",
+    "database_not_ready",
+    "locked",
+    "timeout",
+    "spooling",
+    "journal",
+];
+
+/// TODO
+const UNDO: bool = false;
 
 /// One answer to one update.
 enum Reply {
@@ -123,7 +135,7 @@ impl<'w> Caller<'w> {
             _ => Kind::Rename,
         };
         let refusable = matches!(kind, Kind::Claim | Kind::Letter | Kind::Rename);
-        let mut refuse = REPEATS && refusable && self.random.chance(0.12);
+        let mut refuse = (UNDO || kind == Kind::Letter) && refusable && self.random.chance(0.12);
         if kind == Kind::Rename && self.user + 1 >= USERS {
             refuse = false;
         }
@@ -163,9 +175,6 @@ impl<'w> Caller<'w> {
             }
             self.node = (self.node + 1) % NODES;
             self.rest(20, 400);
-            if !REPEATS && open.iter().any(|(_, lost)| *lost) {
-                break;
-            }
         }
         // A request that may still lie in front of a stopped node is not settled by a later "no".
         self.log.extend(open.into_iter().map(|(op, lost)| Op {
@@ -242,9 +251,7 @@ impl<'w> Caller<'w> {
             (Some("unconfirmed"), _) => (Reply::Said(Outcome::Unconfirmed, seq), 504),
             (Some("undone"), _) => (Reply::Said(Outcome::Undone, seq), 409),
             (None, Some("outcome_unknown")) => (Reply::Lost, 503),
-            (None, Some("busy" | "draining" | "database_unavailable" | "database_not_ready")) => {
-                (Reply::No, 503)
-            }
+            (None, Some(code)) if NOTHING_WRITTEN.contains(&code) => (Reply::No, 503),
             _ => {
                 self.world
                     .wrong(format!("{op} was answered {status:?} {body}"));

@@ -156,7 +156,6 @@ fn judge(world: &World, ops: &[Op]) {
         .filter(|(i, op)| op.stays().is_none() || op.outcome == Outcome::Spooled || i % 20 == 0)
         .map(|(_, op)| op)
         .collect();
-    let open = if clients::REPEATS { open } else { Vec::new() };
     let answers = settle::ask(world, &open);
     let mut found = HashMap::new();
     for (op, answer) in open.into_iter().zip(answers) {

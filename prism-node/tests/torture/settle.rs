@@ -17,6 +17,12 @@ const LOOK: Duration = Duration::from_millis(400);
 /// Alarms that a dead letter leaves until a person has dealt with it.
 const STAY: [&str; 1] = ["rejected"];
 
+/// A transaction that nobody ends.
+const FORGOTTEN: &str = "
+    SELECT concat_ws(' ', pid, application_name, state, now() - xact_start, query)
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND xact_start < now() - interval '3 s' LIMIT 1";
+
 /// Waits until nothing is on its way. The newest number of each stream.
 ///
 /// # Panics
@@ -32,11 +38,11 @@ pub fn level(world: &World) -> Vec<i64> {
             return now.clone();
         }
         last = now;
-        let missing = last.as_ref().err().cloned().unwrap_or_default();
-        assert!(
-            Instant::now() < deadline,
-            "not level within {LIMIT:?}: {missing}"
-        );
+        if Instant::now() >= deadline {
+            let missing = last.err().unwrap_or_default();
+            let alarms = alarmed(world).unwrap_or_default();
+            panic!("not level within {LIMIT:?}: {missing}\nalarms: {alarms:?}");
+        }
         std::thread::sleep(LOOK);
     }
 }
@@ -51,21 +57,9 @@ fn look(world: &World) -> Result<Vec<i64>, String> {
             Ok::<_, String>(row.map_or(0, |row| row.get::<_, i64>(0)))
         };
         let tail = number("SELECT next_seq - 1 FROM prism.region", &[])?;
-        for (sql, what) in [
-            (
-                "SELECT count(*) FROM prism.outbox WHERE state = 'h'",
-                "held updates",
-            ),
-            (
-                "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'
-                    AND datname = current_database()",
-                "open transactions",
-            ),
-        ] {
-            let count = number(sql, &[])?;
-            if count > 0 {
-                return Err(format!("{region} has {count} {what}"));
-            }
+        let held = number("SELECT count(*) FROM prism.outbox WHERE state = 'h'", &[])?;
+        if held > 0 {
+            return Err(format!("{region} has {held} held updates"));
         }
         for (p, peer) in REGIONS.iter().enumerate().filter(|(p, _)| *p != r) {
             let acked = number("SELECT acked FROM prism.lane WHERE peer = $1", &[peer])?;
@@ -82,6 +76,10 @@ fn look(world: &World) -> Result<Vec<i64>, String> {
                     "{region} is at {tail}, {peer} has applied {applied}, {region} knows of {acked}"
                 ));
             }
+        }
+        if let Some(row) = client.query_opt(FORGOTTEN, &[]).map_err(words)? {
+            let what: String = row.get(0);
+            return Err(format!("{region} has an open transaction: {what}"));
         }
         tails.push(tail);
     }
@@ -107,15 +105,19 @@ pub fn statuses(world: &World) -> Result<Vec<Status>, String> {
     (0..REGIONS.len() * NODES).map(status).collect()
 }
 
+fn alarmed(world: &World) -> Result<Vec<(String, Alarm)>, String> {
+    let all = statuses(world)?
+        .into_iter()
+        .flat_map(|s| s.alarms.into_iter().map(move |a| (s.node.clone(), a)))
+        .filter(|(_, a)| !STAY.contains(&a.name.as_str()));
+    Ok(all.collect())
+}
+
 /// Waits until only those alarms are left that a person has to end.
 pub fn alarms(world: &World) -> Result<(), String> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let left: Vec<(String, Alarm)> = statuses(world)?
-            .into_iter()
-            .flat_map(|s| s.alarms.into_iter().map(move |a| (s.node.clone(), a)))
-            .filter(|(_, a)| !STAY.contains(&a.name.as_str()))
-            .collect();
+        let left = alarmed(world)?;
         if left.is_empty() {
             return Ok(());
         }
