@@ -9,6 +9,7 @@ mod lane;
 mod link;
 mod migrate;
 mod node;
+mod notify;
 mod old;
 mod outbox;
 mod params;
@@ -17,6 +18,7 @@ mod requests;
 mod session;
 mod submit;
 mod transaction;
+mod undo;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,8 +29,9 @@ use prism_proto::{Epoch, Position, RegionKey, Seq, Tag, Verdict};
 
 use crate::catalogue::{CatalogueError, Statement};
 use crate::{
-    ApplyReport, ApplyRequest, Committed, Database, DbError, Hlc, LaneRow, NodeRow, OpenOptions,
-    OutboxFigures, RefusalRow, RegionRow, RejectedRow, RequestRow, Submission,
+    ApplyReport, ApplyRequest, Committed, Database, DbError, HeldConflict, HeldState, HeldWrite,
+    Hlc, LaneRow, NodeRow, OpenOptions, OutboxFigures, RefusalRow, RegionRow, RejectedRow,
+    RequestRow, Retried, Submission, UndoReason, Undone,
 };
 use fault::Fault;
 pub use link::abandoned_connections;
@@ -62,6 +65,7 @@ pub(crate) fn open(url: &str, options: OpenOptions) -> Result<Box<dyn Database>,
         statements: Arc::default(),
         abandoned: Arc::default(),
         left_behind: None,
+        holding: false,
     }))
 }
 
@@ -76,6 +80,8 @@ pub(super) struct PgDatabase {
     abandoned: Arc<Abandoned>,
     /// Server process of a connection that was abandoned: it may hold locks.
     left_behind: Option<Backend>,
+    /// The connection is in the open transaction of a held update.
+    holding: bool,
 }
 
 impl PgDatabase {
@@ -96,11 +102,18 @@ impl PgDatabase {
         &mut self,
         f: impl Fn(&mut Session, &Gate) -> Result<R, Fault> + Send + Sync + 'static,
     ) -> Result<R, DbError> {
+        self.call_within(self.deadlines.statement + SLACK, f)
+    }
+
+    fn call_within<R: Send + 'static>(
+        &mut self,
+        deadline: Duration,
+        f: impl Fn(&mut Session, &Gate) -> Result<R, Fault> + Send + Sync + 'static,
+    ) -> Result<R, DbError> {
         let f = Arc::new(f);
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let deadline = self.deadlines.statement + SLACK;
             let link = self.connected()?;
             let f = Arc::clone(&f);
             let result = link.run(deadline, move |session, gate| {
@@ -310,6 +323,51 @@ impl Database for PgDatabase {
 
     fn request_trim(&mut self, retention: Duration, limit: u32) -> Result<u64, DbError> {
         self.trim_requests(retention, limit)
+    }
+
+    fn undo(&mut self, seq: Seq, reason: &UndoReason) -> Result<Undone, DbError> {
+        self.undo_update(seq, reason)
+    }
+
+    fn rejected_retry(&mut self, id: i64) -> Result<Retried, DbError> {
+        self.retry_rejected(id)
+    }
+
+    fn held_begin(
+        &mut self,
+        submission: &Submission,
+        limit: Duration,
+    ) -> Result<HeldWrite, DbError> {
+        self.begin_held(submission, limit)
+    }
+
+    fn held_publish(&mut self, held: &HeldWrite) -> Result<Committed, DbError> {
+        self.publish_held(held)
+    }
+
+    fn held_finish(&mut self, seq: Seq) -> Result<bool, DbError> {
+        self.finish_held(seq)
+    }
+
+    fn held_cancel(&mut self) -> Result<(), DbError> {
+        self.cancel_held()
+    }
+
+    fn held_state(&mut self, seq: Seq) -> Result<HeldState, DbError> {
+        self.state_of_held(seq)
+    }
+
+    fn held_conflicts(&mut self) -> Result<Vec<HeldConflict>, DbError> {
+        self.conflicts_of_held()
+    }
+
+    fn settle_held(&mut self) -> Result<Vec<Committed>, DbError> {
+        self.settle()
+    }
+
+    fn wait_for_outbox(&mut self, timeout: Duration) -> Result<bool, DbError> {
+        let deadline = timeout.saturating_add(self.deadlines.statement + SLACK);
+        self.call_within(deadline, move |session, _| notify::wait(session, timeout))
     }
 
     fn lane_want(&mut self, peer: &str, node: &str, ttl: Duration) -> Result<(), DbError> {

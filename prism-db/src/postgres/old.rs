@@ -2,6 +2,7 @@
 
 use postgres::types::Type;
 
+use super::params;
 use crate::{DbError, Value, timestamp};
 
 /// `json`: text and type of each value in turn; `None` if the query found no row.
@@ -24,6 +25,34 @@ pub(super) fn values(json: Option<&str>, columns: usize) -> Result<Vec<Value>, D
             _ => Err(damaged()),
         })
         .collect()
+}
+
+/// The reverse, with the types that have the values' own range.
+pub(super) fn text(values: &[Value]) -> String {
+    let flat = values.iter().flat_map(|value| {
+        let ty = match value {
+            Value::Null | Value::Text(_) => Type::TEXT,
+            Value::Bool(_) => Type::BOOL,
+            Value::Int(_) => Type::INT8,
+            Value::Float(_) => Type::FLOAT8,
+            Value::Decimal(_) => Type::NUMERIC,
+            Value::Bytes(_) => Type::BYTEA,
+            Value::Uuid(_) => Type::UUID,
+            Value::Timestamp(_) => Type::TIMESTAMPTZ,
+            Value::Json(_) => Type::JSONB,
+        };
+        let text = match value {
+            Value::Timestamp(us) => {
+                Some(timestamp::format(*us).replace('T', " ").replace('Z', "+00"))
+            }
+            other => params::text(other),
+        };
+        [
+            serde_json::Value::from(text),
+            serde_json::Value::from(ty.oid()),
+        ]
+    });
+    serde_json::Value::Array(flat.collect()).to_string()
 }
 
 /// A type that has no counterpart, or a value that has none (infinity, NaN), stays text.
@@ -96,6 +125,8 @@ mod tests {
                 Value::Text("x".into()),
             ])
         );
+        let read = values(Some(json), 12).unwrap_or_default();
+        assert_eq!(values(Some(&text(&read)), 12), Ok(read));
         assert_eq!(values(None, 2), Ok(vec![Value::Null, Value::Null]));
         assert!(values(Some("{}"), 1).is_err());
     }

@@ -74,6 +74,13 @@ pub(super) struct Stored {
     update: Update,
 }
 
+impl Stored {
+    /// Of a notice, which names no statement, this is all.
+    pub fn update(&self) -> &Update {
+        &self.update
+    }
+}
+
 pub(super) fn stored(row: &Row) -> Result<Stored, DbError> {
     let damaged = |seq: u64| DbError::Schema(format!("row {seq} of prism.outbox is damaged"));
     let seq = unsigned(row, 0)?;

@@ -181,7 +181,7 @@ fn add<T>(column: &mut Vec<Option<T>>, value: T) -> bool {
 }
 
 /// As the server reads it into a variable of whatever type.
-fn text(value: &Value) -> Option<String> {
+pub(super) fn text(value: &Value) -> Option<String> {
     Some(match value {
         Value::Null => return None,
         Value::Bool(v) => v.to_string(),

@@ -69,6 +69,8 @@ pub(super) struct Session {
     pub backend: Backend,
     /// When a call on it last began.
     pub used: Instant,
+    /// LISTENs for what others commit to the own stream.
+    pub listening: bool,
     prepared: HashMap<&'static str, Statement>,
 }
 
@@ -98,6 +100,7 @@ impl Session {
             client,
             backend: Backend::default(),
             used: Instant::now(),
+            listening: false,
             prepared: HashMap::new(),
         };
         session.assert_settings()?;

@@ -55,6 +55,21 @@ pub fn catalogue() -> Arc<Catalogue> {
     rename.undo =
         Some("UPDATE users SET name = $old1 WHERE id = $1 AND name = $2 AND $old2 >= 0".to_owned());
     rename.on_reject = OnReject::Undo;
+    let mut clear_odd = statement(
+        "clear_odd",
+        "UPDATE odd SET n = NULL, c = NULL, v = NULL, r = NULL, d = NULL, t = NULL, z = NULL, i = NULL,
+            a = NULL, y = NULL, u = NULL, j = NULL, b = NULL, s = NULL WHERE id = $1",
+        &[Int],
+        Kind::Absolute,
+    );
+    clear_odd.old =
+        Some("SELECT n, c, v, r, d, t, z, i, a, y, u, j, b, s FROM odd WHERE id = $1".to_owned());
+    clear_odd.undo = Some(
+        "UPDATE odd SET n = $old1, c = $old2, v = $old3, r = $old4, d = $old5, t = $old6, z = $old7,
+            i = $old8, a = $old9, y = $old10, u = $old11, j = $old12, b = $old13, s = $old14
+         WHERE id = $1 AND n IS NULL"
+            .to_owned(),
+    );
     let mut add_kills = statement(
         "add_kills",
         "UPDATE users SET kills = kills + $2 WHERE id = $1",
@@ -71,6 +86,7 @@ pub fn catalogue() -> Arc<Catalogue> {
             Kind::Insert,
         ),
         add_kills,
+        clear_odd,
         rename,
         statement(
             "add_item",

@@ -1,0 +1,284 @@
+//! Undoing an update of the own stream, and running a dead letter once more.
+
+use postgres::types::ToSql;
+use prism_proto::Seq;
+
+use super::PgDatabase;
+use super::fault::Fault;
+use super::outbox::{self, Stored};
+use super::params::Params;
+use super::rejected;
+use super::session::{Session, column};
+use super::submit::{self, failure};
+use super::transaction::transaction;
+use crate::{
+    Committed, DbError, ErrorClass, RejectedRow, Retried, Submission, UndoReason, Undone, Update,
+    chain,
+};
+
+const UNDO: &str = "SELECT r_outcome, r_seq, r_item, r_state, r_message, r_detail
+    FROM prism.undo_update($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+
+const NOTICE: &str = "SELECT prism.publish_notice($1, $2, $3)";
+
+const RECORD: &str = "INSERT INTO prism.rejected
+        (stream, epoch, seq, statement, update, sqlstate, message, told)
+    SELECT r.name, r.epoch, $1, $2, $3, $4, $5, true FROM prism.region r";
+
+const LOCK: &str = "SELECT FROM prism.rejected WHERE id = $1 AND resolution IS NULL FOR UPDATE";
+
+const RETRY: &str = "SELECT r_item, r_state, r_message, r_detail, r_drift_rows[1]
+    FROM prism.run_batch(false, ARRAY[$1::integer], ARRAY[9223372036854775807], NULL, NULL,
+            $2, $3, $4, $5, $6, $7, $8)";
+
+/// Told as well: here it is as it should be.
+const RETRIED: &str = "UPDATE prism.rejected SET resolution = 'retried', told = true WHERE id = $1";
+
+const EXECUTED: &str = "UPDATE prism.request SET state = 'c', answer = NULL
+    WHERE request_id = $1 AND stream = $2 AND seq = $3 AND state = 'r'";
+
+const FORGET: &str =
+    "DELETE FROM prism.request WHERE request_id = $1 AND state = 'r' AND seq IS NULL";
+
+/// What the transaction of an undo did; the rows still name statements by number.
+enum Done {
+    Published(Stored),
+    Refused(Stored, String, String),
+    Not(String),
+}
+
+impl PgDatabase {
+    pub(super) fn undo_update(&mut self, seq: Seq, reason: &UndoReason) -> Result<Undone, DbError> {
+        let original = self.outbox_row(seq)?.map(|committed| committed.update);
+        let (mut id, mut params) = (0, Params::default());
+        if let Some(update) = &original
+            && update.undoes.is_none()
+            && let Some(installed) = self.statements.get(&update.statement)
+            && installed.has_undo
+        {
+            id = -installed.id;
+            params.push(0, &installed.params, &update.params)?;
+            params.push_old(0, installed.old_columns, &update.old)?;
+        }
+        let of_held = !matches!(reason, UndoReason::Refused { .. });
+        let reason = serde_json::to_string(reason).unwrap_or_default();
+        let tags = [chain::random_u64()?, chain::random_u64()?];
+        let done = self
+            .call_once(move |session, gate| {
+                transaction(session, gate, |session| {
+                    let tag = tags[0].cast_signed();
+                    let [text, int, float, bool, bytes, uuid, time] = params.columns();
+                    let number = seq.0.cast_signed();
+                    let arguments: [&(dyn ToSql + Sync); 12] = [
+                        &number, &reason, &of_held, &tag, &id, text, int, float, bool, bytes, uuid,
+                        time,
+                    ];
+                    let rows = session.query(UNDO, &arguments)?;
+                    let row = rows.first().ok_or_else(no_row)?;
+                    let outcome: String = column(row, 0)?;
+                    match failure(row, 2)? {
+                        Some(DbError::Sql {
+                            class: ErrorClass::Refused,
+                            sqlstate,
+                            message,
+                            ..
+                        }) => {
+                            let tag = tags[1].cast_signed();
+                            let stored = publish_notice(session, seq, tag, &sqlstate, &message)?;
+                            Ok(Done::Refused(stored, sqlstate, message))
+                        }
+                        Some(error) => Err(error.into()),
+                        None if outcome == "published" => {
+                            Ok(Done::Published(stored(session, column(row, 1)?)?))
+                        }
+                        None => Ok(Done::Not(outcome)),
+                    }
+                })
+            })
+            .map_err(|error| match &original {
+                Some(update) => self.name_undo(update, error),
+                None => error,
+            })?;
+        Ok(match done {
+            Done::Published(stored) => Undone::Published(self.complete(stored)?),
+            Done::Refused(stored, sqlstate, message) => Undone::Refused {
+                notice: self.complete(stored)?,
+                sqlstate,
+                message,
+            },
+            Done::Not(outcome) => match outcome.as_str() {
+                "before" => Undone::Before,
+                "gone" => {
+                    Undone::Impossible(format!("update {} is not in the outbox any more", seq.0))
+                }
+                "an undo" => Undone::Impossible(format!("update {} is an undo itself", seq.0)),
+                "final" => Undone::Impossible(format!("update {} has become final", seq.0)),
+                _ => Undone::Impossible(format!("the statement of update {} has no undo", seq.0)),
+            },
+        })
+    }
+
+    fn name_undo(&self, update: &Update, error: DbError) -> DbError {
+        match error {
+            DbError::Sql {
+                class,
+                sqlstate,
+                message,
+                ..
+            } => DbError::Sql {
+                class,
+                sqlstate,
+                message: self.named(&update.statement, &format!("undo: {message}")),
+                index: None,
+            },
+            other => other,
+        }
+    }
+
+    pub(super) fn retry_rejected(&mut self, id: i64) -> Result<Retried, DbError> {
+        let found = self.call(move |session| rejected::get(session, id))?;
+        let Some(row) = found.filter(|row| row.resolution.is_none()) else {
+            return Ok(Retried::Unknown);
+        };
+        if row.update.notice().is_some() {
+            return Err(DbError::sql(
+                "55000",
+                "this tells of an undo that its origin refused, there is nothing to run; put the \
+                 data right by hand, then drop it",
+                None,
+            ));
+        }
+        match row.seq {
+            Some(_) => self.retry_applied(row),
+            None => self.retry_submitted(&row),
+        }
+    }
+
+    /// Of a peer's stream: as it should have run in its place.
+    fn retry_applied(&mut self, row: RejectedRow) -> Result<Retried, DbError> {
+        let update = &row.update;
+        if self.statements.get(&update.statement).is_none() {
+            self.reload_statements()?;
+        }
+        let installed = self
+            .statements
+            .get(&update.statement)
+            .ok_or_else(|| DbError::unknown_statement(update.statement, 0))?;
+        let mut params = Params::default();
+        params.push(0, &installed.params, &update.params)?;
+        let mut number = installed.id;
+        if update.undoes.is_some() {
+            number = -number;
+            params.push_old(0, installed.old_columns, &update.old)?;
+        }
+        let statement = update.statement;
+        self.call_once(move |session, gate| {
+            transaction(session, gate, |session| {
+                if session.query(LOCK, &[&row.id])?.is_empty() {
+                    return Ok(Retried::Unknown);
+                }
+                session.client.batch_execute(
+                    "SET CONSTRAINTS ALL IMMEDIATE;
+                     SELECT set_config('prism.applying', 'on', true)",
+                )?;
+                let [text, int, float, bool, bytes, uuid, time] = params.columns();
+                let arguments: [&(dyn ToSql + Sync); 8] =
+                    [&number, text, int, float, bool, bytes, uuid, time];
+                let answer = session.query(RETRY, &arguments)?;
+                let answer = answer.first().ok_or_else(no_row)?;
+                if let Some(error) = failure(answer, 0)? {
+                    return Err(error.into());
+                }
+                let rows: Option<i64> = column(answer, 4)?;
+                session.execute(RETRIED, &[&row.id])?;
+                if let (Some(id), Some(seq), None) =
+                    (row.update.request_id, row.seq, row.update.undoes)
+                {
+                    let id = super::params::Uuid(id);
+                    session.execute(EXECUTED, &[&id, &row.stream, &seq.0.cast_signed()])?;
+                }
+                Ok(Retried::Applied(rows.unwrap_or_default().cast_unsigned()))
+            })
+        })
+        .map_err(|error| match error {
+            DbError::Sql {
+                class,
+                sqlstate,
+                message,
+                ..
+            } => DbError::Sql {
+                class,
+                sqlstate,
+                message: self.named(&statement, &message),
+                index: None,
+            },
+            other => other,
+        })
+    }
+
+    /// Of the own region's journal: a submit, for which its id is free again.
+    fn retry_submitted(&mut self, row: &RejectedRow) -> Result<Retried, DbError> {
+        let submissions = [Submission {
+            statement: row.update.statement,
+            params: row.update.params.clone(),
+            request_id: row.update.request_id,
+        }];
+        let batch = self.batch(&submissions)?;
+        let id = row.id;
+        self.call_once(move |session, gate| {
+            let result = transaction(session, gate, |session| {
+                if session.query(LOCK, &[&id])?.is_empty() {
+                    return Ok(None);
+                }
+                for request in &batch.requests {
+                    session.execute(FORGET, &[request])?;
+                }
+                let committed = submit::execute(session, &batch)?;
+                session.execute(RETRIED, &[&id])?;
+                Ok(committed.into_iter().next())
+            });
+            batch.judge(session, result)
+        })
+        .map(|committed: Option<Committed>| committed.map_or(Retried::Unknown, Retried::Submitted))
+        .map_err(|error| self.name_submission(&submissions, error))
+    }
+}
+
+fn no_row() -> DbError {
+    DbError::sql("XX000", "a function of the schema prism gave no row", None)
+}
+
+/// An update of the own stream as this transaction sees it.
+pub(super) fn stored(session: &mut Session, seq: i64) -> Result<Stored, Fault> {
+    let rows = session.query(outbox::ONE, &[&seq])?;
+    let row = rows.first().ok_or_else(no_row)?;
+    Ok(outbox::stored(row)?)
+}
+
+/// The notice is a dead letter here as well.
+fn publish_notice(
+    session: &mut Session,
+    seq: Seq,
+    tag: i64,
+    sqlstate: &str,
+    message: &str,
+) -> Result<Stored, Fault> {
+    let draft = chain::Draft::notice(seq, sqlstate, message);
+    let params = postcard::to_stdvec(&draft.params)
+        .map_err(|e| DbError::sql("XX000", e.to_string(), None))?;
+    let rows = session.query(NOTICE, &[&seq.0.cast_signed(), &tag, &params])?;
+    let row = rows.first().ok_or_else(no_row)?;
+    let number: i64 = column(row, 0)?;
+    let stored = stored(session, number)?;
+    session.execute(
+        RECORD,
+        &[
+            &number,
+            &draft.statement.0.as_slice(),
+            &stored.update().encode(),
+            &sqlstate,
+            &message,
+        ],
+    )?;
+    Ok(stored)
+}
