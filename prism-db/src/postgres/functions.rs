@@ -182,6 +182,7 @@ DECLARE
     items integer := cardinality(p_ids);
     id integer;
     n bigint;
+    hint text;
     skipping boolean := p_skip IS NOT NULL;
     {cursors}
 BEGIN
@@ -204,7 +205,8 @@ BEGIN
     END LOOP;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS r_state = RETURNED_SQLSTATE, r_message = MESSAGE_TEXT,
-        r_detail = PG_EXCEPTION_DETAIL;
+        r_detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    r_detail := concat_ws(': ', nullif(r_detail, ''), nullif(hint, ''));
     r_item := item;
 END
 $function$;
