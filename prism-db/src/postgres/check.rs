@@ -101,7 +101,7 @@ fn numbered(sql: &str, params: usize) -> String {
     text
 }
 
-pub(super) fn sql_type(ty: ParamType) -> Type {
+fn sql_type(ty: ParamType) -> Type {
     match ty.stored() {
         ParamType::Bool => Type::BOOL,
         ParamType::Int => Type::INT8,

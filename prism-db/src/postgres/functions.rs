@@ -82,9 +82,9 @@ END
     text
 }
 
-/// `CREATE FUNCTION` for a statement's undo. `old` are the types of the columns that its `old` query
-/// gives in this database; `None` if they could not be found out.
-pub(super) fn undo(id: i32, statement: &Statement, undo: &str, old: Option<&[String]>) -> String {
+/// `CREATE FUNCTION` for a statement's undo. The old values come as text; a record that the `old`
+/// query itself has shaped turns them into what its columns are, in this database and now.
+pub(super) fn undo(id: i32, statement: &Statement, undo: &str) -> String {
     let types: Vec<_> = statement.params().iter().map(|ty| column(*ty).1).collect();
     let values = types.len() + 1;
     let types = types
@@ -92,31 +92,28 @@ pub(super) fn undo(id: i32, statement: &Statement, undo: &str, old: Option<&[Str
         .chain(["text[]"])
         .collect::<Vec<_>>()
         .join(", ");
-    let Some(old) = old else {
-        return format!(
-            "CREATE OR REPLACE FUNCTION prism.u_{id}({types}) RETURNS bigint LANGUAGE plpgsql AS
-$prism$
-BEGIN
-RAISE EXCEPTION USING ERRCODE = '55000',
-    MESSAGE = 'its undo is not ready: the query `old` could not be described',
-    HINT = 'create the tables that it names, then run prism migrate again';
-END
-$prism$;
-"
-        );
-    };
-    let variables: String = (1..)
-        .zip(old)
-        .map(|(n, ty)| format!("prism_old_{n} {ty} := ${values}[{n}];\n"))
-        .collect();
+    let shape = statement.old().map_or_else(String::new, |old| {
+        let columns: Vec<_> = (1..=statement.old_columns())
+            .map(|n| format!("prism_old_{n}"))
+            .collect();
+        let assign: String = (1..=columns.len())
+            .map(|n| format!("prism_old.prism_old_{n} := ${values}[{n}];\n"))
+            .collect();
+        format!(
+            "SELECT * INTO prism_old FROM (\n{old}\n) AS prism_row ({}) LIMIT 0;\n{assign}",
+            columns.join(", ")
+        )
+    });
     let text = with_variables(undo);
-    let quote = quote(&text);
+    let quote = quote(&format!("{shape}{text}"));
     format!(
         "CREATE OR REPLACE FUNCTION prism.u_{id}({types}) RETURNS bigint LANGUAGE plpgsql AS {quote}
 #variable_conflict use_column
-DECLARE prism_rows_affected bigint;
-{variables}BEGIN
-{text}
+DECLARE
+prism_rows_affected bigint;
+prism_old record;
+BEGIN
+{shape}{text}
 ;
 GET DIAGNOSTICS prism_rows_affected = ROW_COUNT;
 RETURN prism_rows_affected;
@@ -128,14 +125,14 @@ COMMENT ON FUNCTION prism.u_{id}({types}) IS 'undo of statement {name}';
     )
 }
 
-/// `$old1` becomes the variable `prism_old_1`, except inside quotes.
+/// `$old1` becomes the field `prism_old.prism_old_1`, except inside quotes.
 fn with_variables(sql: &str) -> String {
-    let mut text = String::with_capacity(sql.len() + 16);
+    let mut text = String::with_capacity(sql.len() + 32);
     let mut quoted = None;
     let mut rest = sql;
     while let Some(c) = rest.chars().next() {
         if quoted.is_none() && rest.starts_with("$old") {
-            text.push_str("prism_old_");
+            text.push_str("prism_old.prism_old_");
             rest = &rest[4..];
             continue;
         }
@@ -305,7 +302,7 @@ mod tests {
         let sql = "UPDATE t SET a = $old1, b = 'it''s $old2' || $old12 WHERE \"$old1\" = $1";
         assert_eq!(
             with_variables(sql),
-            "UPDATE t SET a = prism_old_1, b = 'it''s $old2' || prism_old_12 WHERE \"$old1\" = $1"
+            "UPDATE t SET a = prism_old.prism_old_1, b = 'it''s $old2' || prism_old.prism_old_12 WHERE \"$old1\" = $1"
         );
     }
 }

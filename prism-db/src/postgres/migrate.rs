@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use prism_proto::RegionKey;
 
-use super::check::sql_type;
 use super::fault::{Fault, plain};
 use super::functions::{self, Branch};
 use super::link::Link;
@@ -256,8 +255,7 @@ fn branches(session: &mut Session) -> Result<Vec<Branch>, Fault> {
         let statement = Statement::from_definition(column(&row, 3)?).ok();
         let undo = statement.as_ref().and_then(|s| Some((s, s.undo()?)));
         if let Some((statement, undo)) = undo {
-            let old = describe_old(session, statement)?;
-            let text = functions::undo(id, statement, undo, old.as_deref());
+            let text = functions::undo(id, statement, undo);
             create(session, statement, &text)?;
         }
         branches.push(Branch {
@@ -268,33 +266,4 @@ fn branches(session: &mut Session) -> Result<Vec<Branch>, Fault> {
         });
     }
     Ok(branches)
-}
-
-/// SQL types of the columns that the `old` query gives here; `None` if the server does not
-/// understand it (a missing table: the region is migrated all the same).
-fn describe_old(
-    session: &mut Session,
-    statement: &Statement,
-) -> Result<Option<Vec<String>>, Fault> {
-    let Some(old) = statement.old() else {
-        return Ok(Some(Vec::new()));
-    };
-    let types: Vec<_> = statement.params().iter().map(|ty| sql_type(*ty)).collect();
-    session.client.batch_execute("SAVEPOINT describe")?;
-    let prepared = session.client.prepare_typed(old, &types);
-    session
-        .client
-        .batch_execute("ROLLBACK TO describe; RELEASE describe")?;
-    let Ok(prepared) = prepared else {
-        return Ok(None);
-    };
-    let oids = prepared.columns().iter().map(|c| c.type_().oid());
-    let oids: Vec<u32> = oids.collect();
-    let row = session.client.query_one(
-        // -1: without a length, as `character` would have one.
-        "SELECT array(SELECT format_type(o, -1) FROM unnest($1::oid[]) WITH ORDINALITY u (o, i)
-                      ORDER BY i)",
-        &[&oids],
-    )?;
-    Ok(Some(column(&row, 0)?))
 }

@@ -19,7 +19,7 @@ const PAGE: i64 = 1024;
 const FIND_WITHIN: i64 = 20_000;
 
 /// Up to the row that exceeds the bytes, that one included.
-const READ: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, state <> 'f',
+const READ: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, xid IS NOT NULL,
         uuid_send(request_id), params, old, seen, params_text
     FROM prism.outbox o
     WHERE seq BETWEEN $1 AND $2
@@ -29,12 +29,12 @@ const READ: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, sta
 
 /// Of a transaction's own connection as well as of any other.
 pub(super) const ONE: &str =
-    "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, state <> 'f',
+    "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, xid IS NOT NULL,
         uuid_send(request_id), params, old, seen, params_text
     FROM prism.outbox WHERE seq = $1";
 
 /// Its undo bears the same request id.
-const FIND: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, state <> 'f',
+const FIND: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, xid IS NOT NULL,
         uuid_send(request_id), params, old, seen, params_text
     FROM prism.outbox
     WHERE seq >= (SELECT next_seq - $2 FROM prism.region) AND request_id = $1 AND undoes IS NULL

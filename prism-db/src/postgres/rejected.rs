@@ -6,7 +6,7 @@ use prism_proto::{Epoch, Seq};
 
 use super::fault::Fault;
 use super::session::{Session, column};
-use super::unsigned;
+use super::{apply, unsigned};
 use crate::apply::refusal_class;
 use crate::{DbError, RefusalRow, RejectedRow, Update};
 
@@ -105,7 +105,14 @@ pub(super) fn told(
 }
 
 pub(super) fn skip(session: &mut Session, stream: &str, seq: Seq) -> Result<bool, Fault> {
-    Ok(session.execute(SKIP, &[&stream, &seq.0.cast_signed()])? > 0)
+    if session.execute(SKIP, &[&stream, &seq.0.cast_signed()])? > 0 {
+        return Ok(true);
+    }
+    let known = session.query("SELECT FROM prism.watermark WHERE stream = $1", &[&stream])?;
+    if known.is_empty() {
+        return Err(apply::unknown(stream).into());
+    }
+    Ok(false)
 }
 
 pub(super) fn skips(session: &mut Session, stream: &str) -> Result<Vec<Seq>, Fault> {

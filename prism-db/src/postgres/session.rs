@@ -69,8 +69,9 @@ pub(super) struct Session {
     pub backend: Backend,
     /// When a call on it last began.
     pub used: Instant,
-    /// LISTENs for what others commit to the own stream.
-    pub listening: bool,
+    /// It LISTENs for what others commit to the own stream, and has heard of what lies before this
+    /// number.
+    pub heard: Option<u64>,
     prepared: HashMap<&'static str, Statement>,
 }
 
@@ -100,7 +101,7 @@ impl Session {
             client,
             backend: Backend::default(),
             used: Instant::now(),
-            listening: false,
+            heard: None,
             prepared: HashMap::new(),
         };
         session.assert_settings()?;

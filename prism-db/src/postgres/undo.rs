@@ -17,7 +17,7 @@ use crate::{
 };
 
 const UNDO: &str = "SELECT r_outcome, r_seq, r_item, r_state, r_message, r_detail
-    FROM prism.undo_update($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    FROM prism.undo_update($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
 const NOTICE: &str = "SELECT prism.publish_notice($1, $2, $3)";
 
@@ -37,6 +37,9 @@ const RETRIED: &str = "UPDATE prism.rejected SET resolution = 'retried', told = 
 const EXECUTED: &str = "UPDATE prism.request SET state = 'c', answer = NULL
     WHERE request_id = $1 AND stream = $2 AND seq = $3 AND state = 'r'";
 
+const UNDONE: &str = "UPDATE prism.request SET state = 'u', answer = NULL
+    WHERE request_id = $1 AND stream = $2 AND seq = $3 AND state = 'c'";
+
 const FORGET: &str =
     "DELETE FROM prism.request WHERE request_id = $1 AND state = 'r' AND seq IS NULL";
 
@@ -47,54 +50,89 @@ enum Done {
     Not(String),
 }
 
+/// What an undo is asked for with.
+struct Ask {
+    seq: Seq,
+    reason: String,
+    of_held: bool,
+    again: bool,
+    tags: [u64; 2],
+    id: i32,
+    params: Params,
+}
+
+impl Ask {
+    fn run(&self, session: &mut Session) -> Result<Done, Fault> {
+        let (seq, tag) = (self.seq.0.cast_signed(), self.tags[0].cast_signed());
+        let [text, int, float, bool, bytes, uuid, time] = self.params.columns();
+        let arguments: [&(dyn ToSql + Sync); 13] = [
+            &seq,
+            &self.reason,
+            &self.of_held,
+            &self.again,
+            &tag,
+            &self.id,
+            text,
+            int,
+            float,
+            bool,
+            bytes,
+            uuid,
+            time,
+        ];
+        let rows = session.query(UNDO, &arguments)?;
+        let row = rows.first().ok_or_else(no_row)?;
+        let outcome: String = column(row, 0)?;
+        match failure(row, 2)? {
+            Some(DbError::Sql {
+                class: ErrorClass::Refused,
+                sqlstate,
+                message,
+                ..
+            }) if !self.again => {
+                let tag = self.tags[1].cast_signed();
+                let stored = publish_notice(session, self.seq, tag, &sqlstate, &message)?;
+                Ok(Done::Refused(stored, sqlstate, message))
+            }
+            Some(error) => Err(error.into()),
+            None if outcome == "published" => {
+                Ok(Done::Published(stored(session, column(row, 1)?)?))
+            }
+            None => Ok(Done::Not(outcome)),
+        }
+    }
+}
+
 impl PgDatabase {
-    pub(super) fn undo_update(&mut self, seq: Seq, reason: &UndoReason) -> Result<Undone, DbError> {
+    /// Also the update, if it is still there.
+    fn ask(&mut self, seq: Seq, reason: &UndoReason) -> Result<(Ask, Option<Update>), DbError> {
         let original = self.outbox_row(seq)?.map(|committed| committed.update);
-        let (mut id, mut params) = (0, Params::default());
+        let mut ask = Ask {
+            seq,
+            reason: serde_json::to_string(reason).unwrap_or_default(),
+            // Once such a one is final, its client has been told so.
+            of_held: !matches!(reason, UndoReason::Refused { .. }),
+            again: false,
+            tags: [chain::random_u64()?, chain::random_u64()?],
+            id: 0,
+            params: Params::default(),
+        };
         if let Some(update) = &original
             && update.undoes.is_none()
             && let Some(installed) = self.statements.get(&update.statement)
             && installed.has_undo
         {
-            id = -installed.id;
-            params.push(0, &installed.params, &update.params)?;
-            params.push_old(0, installed.old_columns, &update.old)?;
+            ask.id = -installed.id;
+            ask.params.push(0, &installed.params, &update.params)?;
+            ask.params.push_old(0, installed.old_columns, &update.old)?;
         }
-        let of_held = !matches!(reason, UndoReason::Refused { .. });
-        let reason = serde_json::to_string(reason).unwrap_or_default();
-        let tags = [chain::random_u64()?, chain::random_u64()?];
+        Ok((ask, original))
+    }
+
+    pub(super) fn undo_update(&mut self, seq: Seq, reason: &UndoReason) -> Result<Undone, DbError> {
+        let (ask, original) = self.ask(seq, reason)?;
         let done = self
-            .call_once(move |session, gate| {
-                transaction(session, gate, |session| {
-                    let tag = tags[0].cast_signed();
-                    let [text, int, float, bool, bytes, uuid, time] = params.columns();
-                    let number = seq.0.cast_signed();
-                    let arguments: [&(dyn ToSql + Sync); 12] = [
-                        &number, &reason, &of_held, &tag, &id, text, int, float, bool, bytes, uuid,
-                        time,
-                    ];
-                    let rows = session.query(UNDO, &arguments)?;
-                    let row = rows.first().ok_or_else(no_row)?;
-                    let outcome: String = column(row, 0)?;
-                    match failure(row, 2)? {
-                        Some(DbError::Sql {
-                            class: ErrorClass::Refused,
-                            sqlstate,
-                            message,
-                            ..
-                        }) => {
-                            let tag = tags[1].cast_signed();
-                            let stored = publish_notice(session, seq, tag, &sqlstate, &message)?;
-                            Ok(Done::Refused(stored, sqlstate, message))
-                        }
-                        Some(error) => Err(error.into()),
-                        None if outcome == "published" => {
-                            Ok(Done::Published(stored(session, column(row, 1)?)?))
-                        }
-                        None => Ok(Done::Not(outcome)),
-                    }
-                })
-            })
+            .call_once(move |session, gate| transaction(session, gate, |session| ask.run(session)))
             .map_err(|error| match &original {
                 Some(update) => self.name_undo(update, error),
                 None => error,
@@ -106,15 +144,8 @@ impl PgDatabase {
                 sqlstate,
                 message,
             },
-            Done::Not(outcome) => match outcome.as_str() {
-                "before" => Undone::Before,
-                "gone" => {
-                    Undone::Impossible(format!("update {} is not in the outbox any more", seq.0))
-                }
-                "an undo" => Undone::Impossible(format!("update {} is an undo itself", seq.0)),
-                "final" => Undone::Impossible(format!("update {} has become final", seq.0)),
-                _ => Undone::Impossible(format!("the statement of update {} has no undo", seq.0)),
-            },
+            Done::Not(outcome) if outcome == "before" => Undone::Before,
+            Done::Not(outcome) => Undone::Impossible(why_not(seq, &outcome)),
         })
     }
 
@@ -141,16 +172,58 @@ impl PgDatabase {
             return Ok(Retried::Unknown);
         };
         if row.update.notice().is_some() {
-            return Err(DbError::sql(
-                "55000",
-                "this tells of an undo that its origin refused, there is nothing to run; put the \
-                 data right by hand, then drop it",
-                None,
-            ));
+            return if row.stream == self.options.topology.region {
+                self.retry_undo(&row)
+            } else {
+                let text = format!(
+                    "region {} tells that it could not undo an update: retry it there, or drop it \
+                     here",
+                    row.stream
+                );
+                Err(DbError::sql("55000", text, None))
+            };
         }
         match row.seq {
             Some(_) => self.retry_applied(row),
             None => self.retry_submitted(&row),
+        }
+    }
+
+    /// The undo that this database had refused.
+    fn retry_undo(&mut self, row: &RejectedRow) -> Result<Retried, DbError> {
+        let seq = row.update.undoes.unwrap_or(Seq::ZERO);
+        let reason = UndoReason::Refused {
+            region: String::new(),
+            sqlstate: row.sqlstate.clone(),
+            message: "undone after all, by an operator".to_owned(),
+        };
+        let (mut ask, original) = self.ask(seq, &reason)?;
+        ask.again = true;
+        let id = row.id;
+        let done = self
+            .call_once(move |session, gate| {
+                transaction(session, gate, |session| {
+                    if session.query(LOCK, &[&id])?.is_empty() {
+                        return Ok(None);
+                    }
+                    let done = ask.run(session)?;
+                    if let Done::Not(outcome) = done {
+                        let text = why_not(seq, &outcome);
+                        return Err(DbError::sql("55000", text, None).into());
+                    }
+                    session.execute(RETRIED, &[&id])?;
+                    Ok(Some(done))
+                })
+            })
+            .map_err(|error| match &original {
+                Some(update) => self.name_undo(update, error),
+                None => error,
+            })?;
+        match done {
+            Some(Done::Published(stored) | Done::Refused(stored, ..)) => {
+                self.complete(stored).map(Retried::Submitted)
+            }
+            _ => Ok(Retried::Unknown),
         }
     }
 
@@ -191,11 +264,12 @@ impl PgDatabase {
                 }
                 let rows: Option<i64> = column(answer, 4)?;
                 session.execute(RETRIED, &[&row.id])?;
-                if let (Some(id), Some(seq), None) =
-                    (row.update.request_id, row.seq, row.update.undoes)
-                {
+                let undoes = row.update.undoes;
+                if let (Some(id), Some(seq)) = (row.update.request_id, undoes.or(row.seq)) {
                     let id = super::params::Uuid(id);
-                    session.execute(EXECUTED, &[&id, &row.stream, &seq.0.cast_signed()])?;
+                    let seq = seq.0.cast_signed();
+                    let known = if undoes.is_some() { UNDONE } else { EXECUTED };
+                    session.execute(known, &[&id, &row.stream, &seq])?;
                 }
                 Ok(Retried::Applied(rows.unwrap_or_default().cast_unsigned()))
             })
@@ -241,6 +315,18 @@ impl PgDatabase {
         })
         .map(|committed: Option<Committed>| committed.map_or(Retried::Unknown, Retried::Submitted))
         .map_err(|error| self.name_submission(&submissions, error))
+    }
+}
+
+/// What `prism.undo_update` says instead of publishing, for people.
+fn why_not(seq: Seq, outcome: &str) -> String {
+    let seq = seq.0;
+    match outcome {
+        "before" => format!("update {seq} has been undone before"),
+        "gone" => format!("update {seq} is not in the outbox any more"),
+        "an undo" => format!("update {seq} is an undo itself"),
+        "final" => format!("update {seq} has become final"),
+        _ => format!("the statement of update {seq} has no undo"),
     }
 }
 

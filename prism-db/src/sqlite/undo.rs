@@ -53,6 +53,10 @@ pub(super) fn undo(
     if original.state == "held" {
         return publish_held(own, seq, &original, reason).map(Undone::Published);
     }
+    if original.update.held && !matches!(reason, UndoReason::Refused { .. }) {
+        // Its client has been told that it is final; the reason has crossed with that.
+        return impossible("it has become final");
+    }
     // It runs here: not between an update that is held and its execution.
     held::wait_for_nobody(own)?;
     if let Some(refusal) = refused {

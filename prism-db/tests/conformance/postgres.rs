@@ -11,28 +11,7 @@ use prism_db::throwaway::{Cluster, ClusterOptions};
 use crate::world::{Backend, Sql};
 
 /// Cases of what this backend cannot do yet.
-pub const NOT_YET: &[&str] = &[
-    "a_copy_of_a_held_request_waits_for_its_outcome",
-    "concurrent_undos_undo_once",
-    "a_held_update_is_final_when_every_region_has_it",
-    "a_held_update_is_applied_alone",
-    "a_held_update_that_is_undone_never_becomes_final",
-    "a_held_update_is_never_trimmed",
-    "a_later_write_to_a_held_row_waits",
-    "the_undo_of_a_crashed_held_update_comes_before_later_writes",
-    "what_is_refused_or_repeated_is_not_held",
-    "a_dead_letter_of_the_journal_is_submitted_again",
-    "an_operator_goes_past_a_parked_update",
-    "a_commit_of_others_is_heard_of",
-    "dead_letters_are_shown_retried_and_dropped",
-    "a_request_of_two_regions_is_undone_once_everywhere",
-    "an_undo_that_a_peer_refuses_is_a_dead_letter_there",
-    "an_undo_that_its_origin_refuses_is_told_everywhere",
-    "an_update_is_undone_once_in_every_region_that_has_it",
-    "what_is_gone_or_cannot_be_undone_is_said",
-    "old_values_come_back_and_later_writes_stay",
-    "what_was_retried_is_undone_after_all",
-];
+pub const NOT_YET: &[&str] = &[];
 
 /// Goes with the program that started it. No test here lets it crash, and creating a hundred
 /// databases is mostly waiting for the disk.

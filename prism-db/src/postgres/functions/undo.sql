@@ -1,11 +1,13 @@
 -- Undoing an update of the own stream. Its row is locked first, so that many at once are one after
 -- another, and so that nobody makes a held one final meanwhile.
 --
+-- p_again: although everybody was told that it was refused.
+--
 -- r_outcome: published, before, gone, an undo, final (the reason concerns a held update, this one is
 -- not held any more), none (the statement has no undo), failed (the undo statement was).
 
 CREATE OR REPLACE FUNCTION prism.undo_update(
-    p_seq bigint, p_reason text, p_of_held boolean, p_tag bigint, p_id integer,
+    p_seq bigint, p_reason text, p_of_held boolean, p_again boolean, p_tag bigint, p_id integer,
     p_text text[], p_int bigint[], p_float double precision[], p_bool boolean[],
     p_bytes bytea[], p_uuid uuid[], p_time timestamptz[],
     OUT r_outcome text, OUT r_seq bigint,
@@ -19,7 +21,7 @@ BEGIN
     PERFORM set_config('prism.applying', 'on', true);
     SELECT * INTO v_row FROM prism.outbox o WHERE o.seq = p_seq FOR UPDATE;
     -- After the lock: what its holder has done is seen.
-    PERFORM FROM prism.outbox o WHERE o.undoes = p_seq;
+    PERFORM FROM prism.outbox o WHERE o.undoes = p_seq AND (o.statement <> 0 OR NOT p_again);
     IF FOUND THEN
         r_outcome := 'before';
     ELSIF v_row.seq IS NULL THEN
@@ -33,7 +35,7 @@ BEGIN
         r_outcome := 'final';
     ELSE
         PERFORM FROM prism.request q
-            WHERE q.request_id = v_row.request_id AND q.seq = p_seq AND q.state = 'u';
+            WHERE q.request_id = v_row.request_id AND q.state = 'u';
         IF FOUND THEN
             r_outcome := 'before';
         ELSIF p_id = 0 THEN
