@@ -133,6 +133,7 @@ impl Rig {
         rig.say(&[Frame::Welcome {
             token,
             position: own,
+            clean: own.seq,
             credit,
         }]);
         let verified = Event::Verified {

@@ -77,6 +77,22 @@ fn fastest_does_not_flap_on_noise() {
     assert!(total <= 8, "{total} switches in eight minutes");
 }
 
+/// A queue on the way, for a moment: gone before the lane would be.
+#[test]
+fn fastest_does_not_run_from_a_short_delay() {
+    let mut sim = three(4);
+    busy(&mut sim, 10);
+    assert_eq!(sim.target(0, 1), node(2));
+    let before = switches(&sim);
+    for _ in 0..5 {
+        sim.net.slow.insert(2, 40 * MS);
+        busy(&mut sim, 1);
+        sim.net.slow.insert(2, 4 * MS);
+        busy(&mut sim, 5);
+    }
+    assert_eq!(switches(&sim), before);
+}
+
 #[test]
 fn fastest_falls_back_when_the_fastest_dies() {
     let mut sim = three(3);

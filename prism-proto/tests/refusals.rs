@@ -45,10 +45,25 @@ fn a_lost_word_that_all_is_clean_is_asked_for_soon() {
     let mut sim = warm(2);
     sim.dbs[1].refuse.insert((0, 2));
     sim.submit(0, 100);
-    sim.run_until(SEC, |s| s.dbs[1].rejected.get(&(0, 2)).is_some_and(|r| r.1));
+    sim.run_until(SEC, |s| dealt_with(s, [2]));
+    // What EU1 says next is that the stream is clean.
     sim.drop_next.insert((2, 0), 1);
     let took = sim.run_until(SEC, Sim::settled);
-    assert!(took < 350 * MS, "{took}");
+    assert_eq!(sim.drop_next[&(2, 0)], 0);
+    assert!((50 * MS..350 * MS).contains(&took), "{took}");
+}
+
+/// NA2 has said Hello last and died; NA1 still sends.
+#[test]
+fn a_refusal_is_told_to_every_node_that_has_opened_a_lane() {
+    let mut sim = warm(18);
+    sim.hold(1);
+    sim.run_for(SEC);
+    sim.kill(1);
+    sim.dbs[1].refuse.insert((0, 2));
+    sim.submit(0, 100);
+    let took = sim.run_until(SEC, Sim::settled);
+    assert!(took < 50 * MS, "{took}");
 }
 
 #[test]
