@@ -32,13 +32,15 @@ fn wiped(backend: Backend) {
     before.stop();
     w.wait_delivered("AS1");
     w.kill("AS1");
+    w.wait_direct("NA1", "AS");
     w.wipe("AS");
     load.wait(20);
 
     let said = w.adopt(&["AS", "--from", "NA"]).expect("adopted");
     assert!(said.contains("next: start AS1"), "{said}");
     assert!(!said.contains("WARNING"), "{said}");
-    load.wait(20);
+    // Without its nodes: the lanes go on by SQL, on their own.
+    w.wait_direct("NA1", "AS");
     w.start(&["AS1"]);
     let after = w.load(&["AS1"]);
     after.wait(20);

@@ -12,6 +12,8 @@ use crate::{Database, DatabaseUrl, DbError, OpenOptions, chain, migrate, open};
 
 /// For what is on its way already, and for locks.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A region whose position has not moved for so long has nothing more on its way.
+const QUIET: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(100);
 /// One call of the direct writer.
 const BUDGET: Duration = Duration::from_secs(2);
@@ -139,6 +141,7 @@ impl<'a> Work<'a> {
         self.check_donor(&donor, &others)?;
         let deliver = self.judge(&target, &donor, &others)?;
         self.deliver(&target, &deliver, &donor, &others)?;
+        self.let_settle(&donor, &others)?;
 
         let mut database = self.open(&donor)?;
         let fail = |error| database_error("donor", donor_name, error);
@@ -510,6 +513,45 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// What the others' nodes had received when the target's ended is in their databases soon. The
+    /// donor must then have all that anybody has.
+    fn let_settle(&mut self, donor: &Found<'_>, others: &[Found<'_>]) -> Result<(), AdoptError> {
+        let name = self.adoption.target.as_str();
+        let mut databases = Vec::new();
+        for found in [donor].into_iter().chain(others) {
+            databases.push((found.site.region.as_str(), self.open(found)?));
+        }
+        let (mut last, mut since) = (Vec::new(), Instant::now());
+        loop {
+            let mut ends = Vec::new();
+            for (region, database) in &mut databases {
+                let at = database.position(name);
+                let at = at.map_err(|error| database_error("other", region, error))?;
+                ends.push(at.seq);
+            }
+            let of_donor = ends[0];
+            if ends.iter().all(|end| *end == of_donor) {
+                return Ok(());
+            }
+            if ends != last {
+                (last, since) = (ends, Instant::now());
+            } else if since.elapsed() >= QUIET {
+                let ahead = databases
+                    .iter()
+                    .zip(&ends)
+                    .find(|(_, end)| **end > of_donor);
+                return match ahead {
+                    Some(((region, _), end)) if !self.adoption.force => Err(unfit(
+                        &self.adoption.donor,
+                        ahead_of(region, name, *end, of_donor),
+                    )),
+                    _ => Ok(()),
+                };
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     /// How far everybody has the old numbering: the new one continues behind what the donor has.
     fn compare(&mut self, ends: &[(String, Position)]) -> Result<Seq, AdoptError> {
         let (name, donor) = (&self.adoption.target, &self.adoption.donor);
@@ -517,10 +559,7 @@ impl<'a> Work<'a> {
         let base = of_donor.map_or(Seq::ZERO, |(_, at)| at.seq);
         for (region, at) in ends {
             if at.seq > base {
-                let why = format!(
-                    "{region} has {name} up to {}, it has it up to {} only: copy from {region}",
-                    at.seq.0, base.0
-                );
+                let why = ahead_of(region, name, at.seq, base);
                 if !self.adoption.force {
                     return Err(unfit(donor, why));
                 }
@@ -578,6 +617,13 @@ fn foreign(region: &str, found: &str) -> AdoptError {
         region: region.to_owned(),
         found: found.to_owned(),
     }
+}
+
+fn ahead_of(region: &str, target: &str, theirs: Seq, donors: Seq) -> String {
+    format!(
+        "{region} has {target} up to {}, it has it up to {} only: copy from {region}",
+        theirs.0, donors.0
+    )
 }
 
 fn unfit(donor: &str, why: String) -> AdoptError {

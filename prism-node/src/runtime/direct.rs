@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use prism_db::Database;
-use prism_db::direct::{DirectOutcome, DirectWriter};
+use prism_db::direct::{DirectError, DirectOutcome, DirectWriter};
 use prism_net::{Command, Handle};
 use prism_proto::{DirectFailure, Event, RegionId, Seq};
 
@@ -82,6 +82,12 @@ impl DirectWorker {
         };
         let outcome = writer.write(own.as_mut(), job.upto, BUDGET);
         self.account(lane, &outcome);
+        let parked = |error: &DirectError| error.failure == DirectFailure::Parked;
+        if outcome.failure.as_ref().is_some_and(parked) {
+            // The database may have been replaced meanwhile (`prism adopt`), with what the connection
+            // knows of it. Nothing hangs there: it has answered.
+            *connections = None;
+        }
         match (outcome.position, outcome.failure) {
             // What was committed counts; the failure is met again by the next job.
             (Some(position), _) if position.seq > job.after => Event::DirectDone {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use postgres::NoTls;
 use prism_db::throwaway::Cluster;
 use prism_node::demo::cluster::{LocalCluster, RegionSpec, Spec, submit, wait_for};
-use prism_node::status::{Alarm, Status};
+use prism_node::status::{Alarm, Lane, Status};
 use serde_json::json;
 
 const PRISM: &str = env!("CARGO_BIN_EXE_prism");
@@ -236,6 +236,23 @@ impl World {
     pub fn alarm(&self, node: &str, name: &str) -> Option<Alarm> {
         let status = self.status(node);
         status.alarms.into_iter().find(|alarm| alarm.name == name)
+    }
+
+    pub fn lane(&self, node: &str, peer: &str) -> Lane {
+        let mut lanes = self.status(node).lanes.into_iter();
+        lanes.find(|lane| lane.region == peer).expect("a lane")
+    }
+
+    /// Waits until that lane keeps up by SQL.
+    #[track_caller]
+    pub fn wait_direct(&self, node: &str, peer: &str) {
+        self.wait(
+            &format!("{node} writes into {peer}'s database by SQL"),
+            || {
+                let lane = self.lane(node, peer);
+                lane.target.as_deref() == Some("direct") && lane.lag_updates < 10
+            },
+        );
     }
 
     #[track_caller]
