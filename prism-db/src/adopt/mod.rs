@@ -92,8 +92,8 @@ struct Look {
     ledger: Option<String>,
     /// Tables of the application.
     tables: u64,
-    /// Nodes that were heard of within the last seconds.
-    nodes: Vec<String>,
+    /// Nodes that were heard of within the last seconds, and when, by the database's clock.
+    nodes: Vec<(String, i64)>,
 }
 
 /// A name that no region can have: the database takes part in nothing any more.
@@ -116,7 +116,8 @@ trait Side {
     fn look(&mut self) -> Result<Look, DbError>;
 
     /// This database's watermark of `target` gets `epoch`, and its lane to `target` begins anew
-    /// behind `lane` (`None`: the lane stays). Returns how far the watermark is. One transaction.
+    /// behind `lane` (`None`: the lane stays); nothing of the old numbering is told to anybody any
+    /// more. Returns how far the watermark is. One transaction.
     fn fence(
         &mut self,
         target: &str,
@@ -160,6 +161,9 @@ fn beside(target: &Path) -> std::path::PathBuf {
     name.push(".adopt");
     name.into()
 }
+
+/// A node that was heard of longer ago does not run. (Nodes beat once a second.)
+const BEAT_SECONDS: i64 = 10;
 
 fn before(next: Seq) -> Seq {
     Seq(next.0.saturating_sub(1))

@@ -9,8 +9,8 @@ use rusqlite::{
     Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
 };
 
-use super::{AdoptError, Change, Look, Side, beside, sealed};
-use crate::DbError;
+use super::{AdoptError, BEAT_SECONDS, Change, Look, Side, beside, sealed};
+use crate::{DbError, timestamp};
 
 /// For another connection's write.
 const BUSY: Duration = Duration::from_secs(20);
@@ -113,6 +113,17 @@ impl Side for SqliteSide {
                 .optional()
                 .map_err(failed)?;
         }
+        if count("name = 'prism_node'")? > 0 {
+            let sql = "SELECT name, beat FROM prism_node WHERE beat > ?1 ORDER BY name";
+            let since = timestamp::now_micros() - BEAT_SECONDS * 1_000_000;
+            look.nodes = db
+                .prepare(sql)
+                .and_then(|mut query| {
+                    let rows = query.query_map([since], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                    rows.collect()
+                })
+                .map_err(failed)?;
+        }
         Ok(look)
     }
 
@@ -134,7 +145,8 @@ impl Side for SqliteSide {
                 .ok_or_else(|| no_ledger(target))?;
             if let Some(lane) = lane {
                 db.execute(
-                    "UPDATE prism_lane SET epoch = ?2, acked = ?3, tag = ?4 WHERE peer = ?1",
+                    "UPDATE prism_lane SET epoch = ?2, acked = ?3, tag = ?4, stale = 0
+                     WHERE peer = ?1",
                     params![
                         target,
                         lane.epoch.0.cast_signed(),
@@ -144,6 +156,8 @@ impl Side for SqliteSide {
                 )
                 .map_err(failed)?;
             }
+            db.execute("UPDATE prism_rejected SET told = 1 WHERE stream = ?1", [target])
+                .map_err(failed)?;
             Ok(Position {
                 epoch,
                 seq: Seq(applied.cast_unsigned()),
@@ -315,17 +329,21 @@ fn become_target(db: &mut Connection, change: &Change<'_>) -> Result<(), DbError
         .and_then(|_| {
             transaction.execute(
                 "UPDATE prism_lane
-                 SET epoch = ?1, acked = ?2, tag = ?3, holder = NULL, lease_until = 0",
+                 SET epoch = ?1, acked = ?2, tag = ?3, holder = NULL, lease_until = 0,
+                     wanted = NULL, wanted_until = 0, stale = 0",
                 params![epoch, applied, tag],
             )
         })
         .and_then(|_| {
-            // Refusals of its own updates: the regions that refused have them on record.
+            // Refusals of its own updates: the regions that refused have them on record. And what
+            // the donor's journal held is the donor's.
             transaction.execute(
-                "DELETE FROM prism_rejected WHERE stream = ?1",
+                "DELETE FROM prism_rejected WHERE stream = ?1 OR seq IS NULL",
                 [change.target],
             )
         })
+        .and_then(|_| transaction.execute("DELETE FROM prism_skip", []))
+        .and_then(|_| transaction.execute("DELETE FROM prism_node", []))
         .map_err(failed)?;
     transaction.commit().map_err(failed)
 }

@@ -4,11 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prism_proto::{Epoch, Position, Seq, Verdict};
+use prism_proto::{DirectFailure, Epoch, Position, Seq, Verdict};
 
 use super::{AdoptError, Adoption, Change, Look, Side, Site, before, copy, pg_copy, sealed, side};
-use crate::direct::DirectWriter;
-use crate::{Database, DatabaseUrl, DbError, OpenOptions, chain, migrate, open};
+use crate::catalogue::OnReject;
+use crate::direct::{DirectError, DirectWriter};
+use crate::{
+    Database, DatabaseUrl, DbError, OpenOptions, RefusalRow, UndoReason, Update, chain, migrate,
+    open,
+};
 
 /// For what is on its way already, and for locks.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -131,8 +135,8 @@ impl<'a> Work<'a> {
             (DatabaseUrl::Sqlite(_), DatabaseUrl::Sqlite(_)) => {}
             _ => return Err(AdoptError::Kinds),
         }
-        if !target.look.nodes.is_empty() && !adoption.force {
-            return Err(AdoptError::NodesRun(target.look.nodes.clone()));
+        if !adoption.force {
+            self.check_silent(&target)?;
         }
         // A new region is not known yet. (Before the checks that read its rows.)
         for found in others.iter().chain([&donor]) {
@@ -357,6 +361,24 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// A node of the target that beats in its database runs, wherever it is.
+    fn check_silent(&self, target: &Found<'_>) -> Result<(), AdoptError> {
+        let start = Instant::now();
+        while !target.look.nodes.is_empty() && start.elapsed() < QUIET {
+            let look = self.side(target).and_then(|mut side| side.look());
+            let name = &target.site.region;
+            let now = look.map_err(|error| database_error("target", name, error))?;
+            let mut beating = now.nodes;
+            beating.retain(|node| !target.look.nodes.contains(node));
+            if !beating.is_empty() {
+                let names = beating.into_iter().map(|(name, _)| name).collect();
+                return Err(AdoptError::NodesRun(names));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
     /// Neither given up by another region, nor at odds with one.
     fn check_donor(&self, donor: &Found<'_>, others: &[Found<'_>]) -> Result<(), AdoptError> {
         let name = &donor.site.region;
@@ -477,38 +499,98 @@ impl<'a> Work<'a> {
         let fail = |error| database_error("target", name, error);
         // Awaited writes whose nodes have gone: their undo travels as well.
         own.settle_held().map_err(fail)?;
-        let tail = before(own.region().map_err(fail)?.next_seq);
-        for found in others.iter().chain([donor]) {
-            let region = &found.site.region;
-            if !deliver.contains(region) {
+        let mut delivered = Seq::ZERO;
+        loop {
+            let tail = before(own.region().map_err(fail)?.next_seq);
+            if tail == delivered {
+                return Ok(());
+            }
+            for found in others.iter().chain([donor]) {
+                if deliver.contains(&found.site.region) {
+                    self.deliver_to(found, own.as_mut(), tail)?;
+                }
+            }
+            // A refusal may have made an undo, for everybody.
+            delivered = tail;
+        }
+    }
+
+    fn deliver_to(
+        &mut self,
+        found: &Found<'_>,
+        own: &mut dyn Database,
+        tail: Seq,
+    ) -> Result<(), AdoptError> {
+        let (name, region) = (self.adoption.target.as_str(), &found.site.region);
+        let mut writer = DirectWriter::new(name, found.url, self.options(region))
+            .map_err(|error| database_error("other", region, error))?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut outcome = writer.write(own, tail, BUDGET);
+            if !outcome.refusals.is_empty() {
+                let handled = self.undo(own, &mut writer, region, &outcome.refusals);
+                if let Err(error) = handled {
+                    outcome.failure.get_or_insert(error);
+                }
+            }
+            if outcome.failure.is_none() && outcome.position.is_some_and(|at| at.seq >= tail) {
+                self.say(&format!("{region}: has {name} up to {}", tail.0));
+                return Ok(());
+            }
+            let Some(failure) = outcome.failure else {
                 continue;
-            }
-            let mut writer = DirectWriter::new(name, found.url, self.options(region))
-                .map_err(|error| database_error("other", region, error))?;
-            let deadline = Instant::now() + PATIENCE;
-            loop {
-                let outcome = writer.write(own.as_mut(), tail, BUDGET);
-                if outcome.position.is_some_and(|at| at.seq >= tail) {
-                    self.say(&format!("{region}: has {name} up to {}", tail.0));
-                    break;
+            };
+            if Instant::now() >= deadline {
+                if self.adoption.force {
+                    self.warn(format!("{region}: {failure}"));
+                    return Ok(());
                 }
-                let Some(failure) = outcome.failure else {
-                    continue;
+                return Err(AdoptError::Undelivered {
+                    target: name.to_owned(),
+                    region: region.clone(),
+                    upto: tail.0,
+                    detail: failure.to_string(),
+                });
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// As the target's own node would do it. A dead letter is on record where it was refused.
+    fn undo(
+        &self,
+        own: &mut dyn Database,
+        writer: &mut DirectWriter,
+        region: &str,
+        refusals: &[RefusalRow],
+    ) -> Result<(), DirectError> {
+        let failed = |error: DbError| DirectError {
+            failure: DirectFailure::Busy,
+            detail: format!("an undo is not possible: {error}"),
+            remedy: String::new(),
+        };
+        let epoch = own.region().map_err(failed)?.epoch;
+        for refusal in refusals {
+            let mut update = None;
+            own.outbox_read(refusal.seq, refusal.seq, 1, &mut |_, bytes| {
+                update = Update::decode(bytes).ok();
+            })
+            .map_err(failed)?;
+            let wanted = update
+                .filter(|update| update.undoes.is_none())
+                .is_some_and(|update| {
+                    let statement = self.adoption.catalogue.by_digest(&update.statement);
+                    statement.is_some_and(|statement| statement.on_reject() == OnReject::Undo)
+                });
+            if wanted && refusal.epoch == epoch {
+                let reason = UndoReason::Refused {
+                    region: region.to_owned(),
+                    sqlstate: refusal.sqlstate.clone(),
+                    message: refusal.message.clone(),
                 };
-                if Instant::now() >= deadline {
-                    if self.adoption.force {
-                        self.warn(format!("{region}: {failure}"));
-                        break;
-                    }
-                    return Err(AdoptError::Undelivered {
-                        target: name.to_owned(),
-                        region: region.clone(),
-                        upto: tail.0,
-                        detail: failure.to_string(),
-                    });
-                }
-                std::thread::sleep(PAUSE);
+                own.undo(refusal.seq, &reason).map_err(failed)?;
             }
+            writer.refusals_told(refusal.epoch, &[refusal.seq])?;
         }
         Ok(())
     }
