@@ -243,9 +243,13 @@ BEGIN
     UPDATE prism.lane SET peer = {donor} WHERE peer = {target};
     UPDATE prism.lane
         SET epoch = {epoch}, acked = v_was.applied, tag = v_was.tag, holder = NULL,
-            lease_until = NULL;
-    -- Refusals of its own updates: the regions that refused have them on record.
-    DELETE FROM prism.rejected WHERE stream = {target};
+            lease_until = NULL, wanted = NULL, wanted_until = NULL, stale = false;
+    -- Refusals of its own updates: the regions that refused have them on record. And what the
+    -- donor's journal held is the donor's.
+    DELETE FROM prism.rejected WHERE stream = {target} OR seq IS NULL;
+    DELETE FROM prism.skip;
+    DELETE FROM prism.node;
+    DELETE FROM prism.intent;
 END
 $prism_adopt$;
 "

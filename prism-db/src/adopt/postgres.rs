@@ -6,7 +6,7 @@ use postgres::config::SslMode;
 use postgres::{Client, Config, NoTls};
 use prism_proto::{Epoch, Position, Seq, Tag};
 
-use super::{Look, Side, sealed};
+use super::{BEAT_SECONDS, Look, Side, sealed};
 use crate::DbError;
 
 const CONNECT: Duration = Duration::from_secs(10);
@@ -78,7 +78,7 @@ impl Side for PgSide {
                 &[],
             )
             .map_err(failed)?;
-        let (ledger, _node, tables): (bool, bool, i64) = (row.get(0), row.get(1), row.get(2));
+        let (ledger, node, tables): (bool, bool, i64) = (row.get(0), row.get(1), row.get(2));
         let name = if ledger {
             self.0
                 .query_opt("SELECT name FROM prism.region", &[])
@@ -87,10 +87,18 @@ impl Side for PgSide {
         } else {
             None
         };
+        let mut nodes = Vec::new();
+        if node {
+            let sql = "SELECT name, (extract(epoch FROM beat) * 1000000)::bigint FROM prism.node
+                       WHERE beat > now() - $1 * interval '1 second' ORDER BY name";
+            let seconds = BEAT_SECONDS as f64;
+            let rows = self.0.query(sql, &[&seconds]).map_err(failed)?;
+            nodes = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        }
         Ok(Look {
             ledger: name,
             tables: tables.cast_unsigned(),
-            nodes: Vec::new(),
+            nodes,
         })
     }
 
@@ -115,7 +123,8 @@ impl Side for PgSide {
         if let Some(lane) = lane {
             transaction
                 .execute(
-                    "UPDATE prism.lane SET epoch = $2, acked = $3, tag = $4 WHERE peer = $1",
+                    "UPDATE prism.lane SET epoch = $2, acked = $3, tag = $4, stale = false
+                     WHERE peer = $1",
                     &[
                         &target,
                         &lane.epoch.0.cast_signed(),
@@ -125,6 +134,8 @@ impl Side for PgSide {
                 )
                 .map_err(failed)?;
         }
+        let told = "UPDATE prism.rejected SET told = true WHERE stream = $1 AND NOT told";
+        transaction.execute(told, &[&target]).map_err(failed)?;
         transaction.commit().map_err(failed)?;
         Ok(Position {
             epoch,

@@ -80,14 +80,6 @@ impl Db {
         }
     }
 
-    /// Prism's own table of that name.
-    fn table(&self, name: &str) -> String {
-        match self {
-            Self::Postgres(_) => format!("prism.{name}"),
-            Self::Sqlite(_) => format!("prism_{name}"),
-        }
-    }
-
     fn content(&self) -> Content {
         const NOTES: &str = "SELECT id, count(*) FROM notes GROUP BY id";
         const COUNT: &str = "SELECT n FROM counters";
@@ -132,8 +124,8 @@ pub struct World {
 
 impl World {
     /// One node per region, migrated.
-    pub fn new(backend: Backend, regions: &[&str]) -> Self {
-        let world = Self::with_new(backend, regions);
+    pub fn plan(backend: Backend, regions: &[&str], toml: &str) -> Self {
+        let world = Self::without_last(backend, regions, toml);
         world.configure_new();
         world.db(regions[regions.len() - 1]).execute(TABLES);
         world.cluster.prism(&["migrate"]).expect("migrate");
@@ -141,7 +133,7 @@ impl World {
     }
 
     /// The last region is not in the configuration yet, and its database is empty.
-    pub fn with_new(backend: Backend, regions: &[&str]) -> Self {
+    pub fn without_last(backend: Backend, regions: &[&str], toml: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = tempfile::Builder::new()
@@ -173,7 +165,7 @@ impl World {
         }
         let spec = Spec {
             regions: specs,
-            toml: format!("{END}\n{STATEMENTS}"),
+            toml: format!("{END}\n{toml}\n{STATEMENTS}"),
             seed: 7,
         };
         let cluster = LocalCluster::new(Path::new(PRISM), dir.path(), &spec).expect("a cluster");
@@ -357,19 +349,13 @@ impl World {
         }
     }
 
-    /// What trimming does when a region is away for too long: the first rows are gone.
-    pub fn give_up(&self, regions: &[&str]) {
-        for region in regions {
-            let db = self.db(region);
-            db.execute(&format!(
-                "DELETE FROM {} WHERE seq <= 10",
-                db.table("outbox")
-            ));
-        }
-    }
-
     /// Writers, one per node.
     pub fn load(&self, nodes: &[&str]) -> Load {
+        self.padded_load(nodes, 0)
+    }
+
+    /// With so many bytes more per note.
+    pub fn padded_load(&self, nodes: &[&str], padding: usize) -> Load {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
         let stop = Arc::new(AtomicBool::new(false));
@@ -386,7 +372,7 @@ impl World {
                         if stop.load(Ordering::Relaxed) {
                             return;
                         }
-                        let note = format!("{node} {id} {i}");
+                        let note = format!("{node} {id} {i}{}", "-".repeat(padding));
                         let updates = [
                             json!({"statement": "note", "params": [note]}),
                             json!({"statement": "count", "params": ["all", 1]}),
