@@ -92,7 +92,7 @@ pub(super) fn copy(
     copied.map_err(|e| io("cannot pass the dump on", e))?;
     dump.end()?;
     let finish = input.take().map_or(Ok(()), |mut input: ChildStdin| {
-        write!(input, "{}{grants}COMMIT;\n", become_target(change))
+        writeln!(input, "{}{grants}COMMIT;", become_target(change))
     });
     psql.end()?;
     finish.map_err(|e| io("cannot pass the dump on", e))
