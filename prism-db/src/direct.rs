@@ -13,7 +13,7 @@ const BATCH: u64 = 512;
 /// Bytes of one transaction.
 const BATCH_BYTES: usize = 4 << 20;
 /// Refusals that are brought home at a time.
-const REFUSALS: u32 = 256;
+pub const REFUSALS: u32 = 256;
 
 /// Why the direct path did not write (all).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

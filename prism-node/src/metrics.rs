@@ -65,6 +65,7 @@ fn lanes(registry: &mut Registry, status: &Status) {
     let retransmits = PerPeer::default();
     let failovers = PerPeer::default();
     let direct = PerPeer::default();
+    let refused = PerPeer::default();
     for lane in &status.lanes {
         let label = Peer {
             region: lane.region.clone(),
@@ -82,6 +83,7 @@ fn lanes(registry: &mut Registry, status: &Status) {
         retransmits.get_or_create(&label).inc_by(lane.retransmits);
         failovers.get_or_create(&label).inc_by(lane.failovers);
         direct.get_or_create(&label).inc_by(lane.direct_writes);
+        refused.get_or_create(&label).inc_by(lane.refused);
     }
     registry.register(
         "lane_tail",
@@ -118,6 +120,11 @@ fn lanes(registry: &mut Registry, status: &Status) {
         "lane_direct_writes",
         "Updates written by direct SQL",
         direct,
+    );
+    registry.register(
+        "lane_refused",
+        "Updates that the peer's database has refused for good",
+        refused,
     );
 }
 
@@ -158,6 +165,11 @@ fn node(registry: &mut Registry, status: &Status, figures: &Figures) {
             "refused_updates",
             "Updates refused by the own database",
             c.refused,
+        ),
+        (
+            "undone_updates",
+            "Updates undone because a region refused them",
+            c.undone,
         ),
         ("submit_batches", "Local transactions", c.submit_batches),
         ("apply_batches", "Apply transactions", c.apply_batches),

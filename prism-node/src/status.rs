@@ -53,6 +53,9 @@ pub struct Lane {
     /// Longest silence before a failover.
     #[serde(default)]
     pub failover_ms: f64,
+    /// Updates that the peer's database has refused for good since this node started.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// Reception of one peer region's stream.

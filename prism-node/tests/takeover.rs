@@ -101,7 +101,6 @@ fn a_sibling_delivers_for_a_stopped_node_which_does_no_harm_when_it_wakes() {
 }
 
 #[test]
-#[ignore = "a preferred node cannot ask for its lane yet"]
 fn a_sibling_delivers_for_a_node_that_nobody_hears_any_more() {
     let w = world();
     cut(&w, "NA1", Link::CUT);
@@ -164,7 +163,6 @@ fn a_sibling_delivers_for_a_node_that_is_cut_off_from_its_database() {
 }
 
 #[test]
-#[ignore = "a preferred node cannot ask for its lane yet"]
 fn lanes_are_spread_over_the_nodes_of_a_region_and_come_back_to_them() {
     let mut w = World::new(&[("NA", 2), ("EU", 1), ("AS", 1)]);
     let holders = |w: &World, node: &str| {

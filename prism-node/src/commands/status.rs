@@ -156,7 +156,7 @@ fn as_text(answers: &[Answer]) -> String {
         }
         if status.rejected > 0 {
             alarms.push_str(&format!(
-                "{node}: {} rejected updates wait for somebody\n",
+                "{node}: {} rejected updates wait for somebody; see: prism rejected list\n",
                 status.rejected
             ));
         }
@@ -198,6 +198,7 @@ mod tests {
                 failovers: 2,
                 direct_writes: 40,
                 failover_ms: 0.0,
+                refused: 0,
             }],
             inlets: vec![Inlet {
                 region: "AS".into(),

@@ -32,6 +32,15 @@ pub(crate) struct InletFigures {
     pub(crate) drift: u64,
 }
 
+/// What one peer's database has refused of the own stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PeerRefusals {
+    /// Since the start.
+    pub(crate) count: u64,
+    /// The newest.
+    pub(crate) last: Seq,
+}
+
 /// Counters of the workers.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counters {
@@ -43,6 +52,8 @@ pub(crate) struct Counters {
     pub(crate) submit_batches: u64,
     /// Apply transactions.
     pub(crate) apply_batches: u64,
+    /// Updates undone because a region refused them.
+    pub(crate) undone: u64,
     /// Failed database operations.
     pub(crate) database_errors: u64,
     /// Notices that found their queue full.
@@ -83,6 +94,8 @@ pub(crate) struct State {
     pub(crate) oldest: Vec<Option<SystemTime>>,
     /// Per region.
     pub(crate) inlets: Vec<InletFigures>,
+    /// Per region.
+    pub(crate) refusals: Vec<PeerRefusals>,
     /// What is wrong.
     pub(crate) alarms: Alarms,
     /// Unresolved dead letters.
@@ -134,6 +147,7 @@ impl Board {
                 clean: vec![Seq::ZERO; n],
                 oldest: vec![None; n],
                 inlets: vec![InletFigures::default(); n],
+                refusals: vec![PeerRefusals::default(); n],
                 unready: Some("the database has not been reached yet".to_owned()),
                 ..State::default()
             }),
@@ -373,6 +387,7 @@ impl status::Board for Board {
                 failovers: stats.failovers,
                 direct_writes: stats.direct_writes,
                 failover_ms: stats.failover_us as f64 / 1e3,
+                refused: state.refusals.get(i).map_or(0, |r| r.count),
             }
         });
         let inlets = names.peers().map(|peer| {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use prism_db::Database;
-use prism_db::direct::{DirectError, DirectOutcome, DirectWriter};
+use prism_db::direct::{DirectError, DirectOutcome, DirectWriter, REFUSALS};
+use prism_db::{Database, RefusalRow};
 use prism_net::{Command, Handle};
-use prism_proto::{DirectFailure, Event, RegionId, Seq};
+use prism_proto::{DirectFailure, Event, Position, RegionId, Seq};
 
 use super::alarms::name;
 use super::board::{Board, lane_subject};
+use super::refusals::Refusals;
 use super::start::StartError;
 
 /// Connections to a peer's database are not kept for nothing; but for longer than a parked lane
@@ -40,6 +41,7 @@ pub(super) struct DirectWorker {
     /// Opens both databases.
     pub(super) open: Box<dyn Fn() -> Result<Connections, StartError> + Send>,
     pub(super) handle: Handle,
+    pub(super) refusals: Refusals,
     pub(super) board: Arc<Board>,
     /// Since when nothing gets through.
     pub(super) failing: Option<Instant>,
@@ -81,6 +83,7 @@ impl DirectWorker {
             },
         };
         let outcome = writer.write(own.as_mut(), job.upto, BUDGET);
+        let untold = bring_home(&self.refusals, own.as_mut(), writer, peer, &outcome);
         self.account(lane, &outcome);
         let parked = |error: &DirectError| error.failure == DirectFailure::Parked;
         if outcome.failure.as_ref().is_some_and(parked) {
@@ -88,22 +91,21 @@ impl DirectWorker {
             // knows of it. Nothing hangs there: it has answered.
             *connections = None;
         }
+        let done = |position: Position| Event::DirectDone {
+            peer,
+            position,
+            clean: untold.map_or(position.seq, |seq| {
+                position.seq.min(Seq(seq.0.saturating_sub(1)))
+            }),
+        };
         match (outcome.position, outcome.failure) {
             // What was committed counts; the failure is met again by the next job.
-            (Some(position), _) if position.seq > job.after => Event::DirectDone {
-                peer,
-                position,
-                clean: position.seq,
-            },
+            (Some(position), _) if position.seq > job.after => done(position),
             (_, Some(error)) => Event::DirectFailed {
                 peer,
                 why: error.failure,
             },
-            (Some(position), None) => Event::DirectDone {
-                peer,
-                position,
-                clean: position.seq,
-            },
+            (Some(position), None) => done(position),
             (None, None) => Event::DirectFailed {
                 peer,
                 why: DirectFailure::Busy,
@@ -161,4 +163,40 @@ impl DirectWorker {
             None => state.alarms.clear(name::DIRECT, &subject),
         }
     }
+}
+
+/// Deals with the refusals that wait in the peer's database, of which no node of its region may be
+/// left to tell, and only then notes there that they are known. Returns the lowest that may remain.
+fn bring_home(
+    refusals: &Refusals,
+    own: &mut dyn Database,
+    writer: &mut DirectWriter,
+    peer: RegionId,
+    outcome: &DirectOutcome,
+) -> Option<Seq> {
+    // There may be more behind the last one.
+    let mut untold = match outcome.refusals.as_slice() {
+        rows if rows.len() >= REFUSALS as usize => rows.last().map(|row| row.seq.next()),
+        _ => None,
+    };
+    let mut known: Vec<&RefusalRow> = Vec::new();
+    for row in &outcome.refusals {
+        if let Err(error) = refusals.handle(own, peer, row) {
+            tracing::warn!(
+                seq = row.seq.0,
+                "a refused update could not be dealt with yet: {error}"
+            );
+            untold = Some(row.seq);
+            break;
+        }
+        known.push(row);
+    }
+    for rows in known.chunk_by(|a, b| a.epoch == b.epoch) {
+        let seqs: Vec<Seq> = rows.iter().map(|row| row.seq).collect();
+        if let Err(error) = writer.refusals_told(rows[0].epoch, &seqs) {
+            // Dealt with; noted at the next occasion.
+            tracing::info!("direct SQL: {error}");
+        }
+    }
+    untold
 }

@@ -12,6 +12,7 @@ use prism_proto::{
 use super::board::Board;
 use super::direct::DirectJob;
 use super::inlet::InletJob;
+use super::keeper::KeeperJob;
 use super::leases::{Held, LeaseJob, Stopped};
 use super::outbox::{Acks, OutboxJob};
 
@@ -26,6 +27,7 @@ pub(super) struct LoopHost {
     pub(super) held: Arc<Held>,
     pub(super) stopped: Arc<Stopped>,
     pub(super) leases: SyncSender<LeaseJob>,
+    pub(super) keeper: SyncSender<KeeperJob>,
     pub(super) notices: SyncSender<Notice>,
     pub(super) board: Arc<Board>,
     pub(super) handle: Handle,
@@ -99,10 +101,15 @@ impl Host for LoopHost {
 
     fn refused(&mut self, peer: RegionId, refusal: Refusal) {
         // Full: it is told again.
-        let _ = self.outbox.try_send(OutboxJob::Refused { peer, refusal });
+        let _ = self.keeper.try_send(KeeperJob::Refused { peer, refusal });
     }
 
-    fn refusal_told(&mut self, _: RegionId, _: Epoch, _: Seq) {}
+    fn refusal_told(&mut self, stream: RegionId, epoch: Epoch, seq: Seq) {
+        // The same.
+        if let Some(Some(sender)) = self.inlets.get(usize::from(stream.0)) {
+            let _ = sender.try_send(InletJob::Told { epoch, seq });
+        }
+    }
 
     fn overdue(&mut self) -> Option<Event> {
         self.overdue.pop()

@@ -43,11 +43,7 @@ impl Identity {
         }
         let node = whole.board.names.my_name();
         if !self.claimed {
-            let before = match database.node_claim(node, self.incarnation, self.journal) {
-                // Not every backend can do it yet.
-                Err(DbError::Sql { sqlstate, .. }) if sqlstate == "0A000" => return Ok(true),
-                before => before?,
-            };
+            let before = database.node_claim(node, self.incarnation, self.journal)?;
             self.claimed = true;
             if let Some(before) = before {
                 self.compare(node, before.journal, whole);

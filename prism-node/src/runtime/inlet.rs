@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use prism_db::apply::{Applier, ApplyOutcome, Rejection, Wait};
-use prism_db::{Database, DbError, ErrorClass};
+use prism_db::apply::{Applier, ApplyOutcome, Wait};
+use prism_db::{Database, DbError, ErrorClass, RefusalRow};
 use prism_net::{Batch, Command, Handle};
 use prism_proto::{ApplyCause, Epoch, Event, Position, Refusal, RegionId, Seq};
 
@@ -17,6 +17,9 @@ const DEPENDENCY_ALARM: Duration = Duration::from_millis(500);
 /// A transient error is an alarm when it repeats for this long.
 const STUCK_ALARM: Duration = Duration::from_secs(10);
 
+/// Refusals that are read at a time; the engine keeps fewer.
+const REFUSALS: u32 = 32;
+
 /// After a read of the position that did not succeed.
 const REREAD: Duration = Duration::from_millis(500);
 
@@ -26,6 +29,8 @@ pub(super) enum InletJob {
     Apply { epoch: Epoch, batch: Batch },
     /// Read the watermark.
     ReadPosition,
+    /// The origin has dealt with the refusal of this update.
+    Told { epoch: Epoch, seq: Seq },
 }
 
 /// See the module.
@@ -37,6 +42,8 @@ pub(super) struct InletWorker {
     pub(super) handle: Handle,
     pub(super) board: Arc<Board>,
     pub(super) failing: Option<Failing>,
+    /// Up to here the origin knows of every refusal.
+    pub(super) clean: Position,
 }
 
 /// The same thing has been failing for a while.
@@ -53,6 +60,7 @@ impl InletWorker {
         while let Ok(job) = self.jobs.recv() {
             match job {
                 InletJob::ReadPosition => self.read_position(),
+                InletJob::Told { epoch, seq } => self.told(epoch, seq),
                 InletJob::Apply { epoch, batch } => {
                     self.apply(epoch, &batch);
                     self.handle.send(Command::Recycle(batch));
@@ -71,8 +79,13 @@ impl InletWorker {
 
     fn read_position(&mut self) {
         let name = self.name();
-        match self.database.position(&name) {
-            Ok(position) => {
+        // The position first: what somebody else applies, and refuses, in between is not clean.
+        let read = self.database.position(&name).and_then(|position| {
+            let clean = self.refusals(position)?;
+            Ok((position, clean))
+        });
+        match read {
+            Ok((position, clean)) => {
                 // A database that can be read says nothing about the update that it did not take,
                 // unless somebody else has brought it in (a sibling, direct SQL).
                 let over = self
@@ -86,20 +99,86 @@ impl InletWorker {
                 self.tell(Event::Position {
                     stream: self.stream,
                     position,
-                    clean: position.seq,
+                    clean,
                 });
             }
-            Err(error) => {
-                let wait = Wait {
-                    cause: cause(&error),
-                    seq: None,
-                    detail: error.to_string(),
-                    remedy: String::new(),
-                    retry_after: REREAD,
-                };
-                self.failed(&wait, None);
-            }
+            Err(error) => self.unread(&error),
         }
+    }
+
+    fn unread(&mut self, error: &DbError) {
+        let wait = Wait {
+            cause: cause(error),
+            seq: None,
+            detail: error.to_string(),
+            remedy: String::new(),
+            retry_after: REREAD,
+        };
+        self.failed(&wait, None);
+    }
+
+    /// Tells the engine of the lowest refusals that the origin does not know; returns up to where
+    /// it knows them all.
+    fn refusals(&mut self, position: Position) -> Result<Seq, DbError> {
+        let name = self.name();
+        let rows = self.database.refusals(&name, REFUSALS)?;
+        for row in &rows {
+            self.tell(Event::Refused {
+                stream: self.stream,
+                refusal: refusal(row),
+            });
+        }
+        let lowest = rows
+            .iter()
+            .filter(|row| row.epoch == position.epoch)
+            .map(|row| row.seq)
+            .min();
+        let seq = match lowest {
+            Some(seq) => position.seq.min(Seq(seq.0.saturating_sub(1))),
+            // Only those of earlier epochs, and there are more.
+            None if rows.len() >= REFUSALS as usize => Seq::ZERO,
+            None => position.seq,
+        };
+        self.clean = Position { seq, ..position };
+        Ok(seq)
+    }
+
+    fn told(&mut self, epoch: Epoch, seq: Seq) {
+        let name = self.name();
+        let noted = self
+            .database
+            .refusals_told(&name, epoch, &[seq])
+            .and_then(|()| self.database.position(&name))
+            .and_then(|position| self.refusals(position));
+        match noted {
+            Ok(clean) => self.tell(Event::Clean {
+                stream: self.stream,
+                clean,
+            }),
+            // It is told again, and answered again.
+            Err(error) => tracing::debug!(stream = name, "a refusal stays untold: {error}"),
+        }
+    }
+
+    /// As [`Self::refusals`]; the database is not asked if this node has just applied all of it
+    /// itself and nothing was refused.
+    fn clean_after(
+        &mut self,
+        outcome: &ApplyOutcome,
+        position: Position,
+        batch: &Batch,
+    ) -> Result<Seq, DbError> {
+        let before = Seq(batch.first().0.saturating_sub(1));
+        let alone = outcome.rejected.is_empty()
+            && outcome.skipped == 0
+            && outcome.executed == position.seq.0.saturating_sub(before.0)
+            && self.clean.epoch == position.epoch
+            && self.clean.seq == before;
+        if alone {
+            self.clean = position;
+            return Ok(position.seq);
+        }
+        self.refusals(position)
     }
 
     fn apply(&mut self, epoch: Epoch, batch: &Batch) {
@@ -118,34 +197,27 @@ impl InletWorker {
                 "the database has refused an update for good, it is kept as a dead letter: {}",
                 rejection.message
             );
-            self.tell(Event::Refused {
-                stream: self.stream,
-                refusal: refusal(epoch, rejection),
-            });
         }
         let before = Seq(batch.first().0.saturating_sub(1));
         match (outcome.position, &outcome.wait) {
             // What was committed counts; what waits is asked for again at once and fails alone.
             (Some(position), _) if position.seq > before => {
-                self.succeeded(position);
-                self.tell(Event::Applied {
-                    stream: self.stream,
-                    position,
-                    clean: position.seq,
-                });
+                match self.clean_after(&outcome, position, batch) {
+                    Ok(clean) => {
+                        self.succeeded(position);
+                        self.tell(Event::Applied {
+                            stream: self.stream,
+                            position,
+                            clean,
+                        });
+                    }
+                    // Committed; the engine asks again, and hears of it then.
+                    Err(error) => self.unread(&error),
+                }
             }
             (_, Some(wait)) => self.failed(wait, Some(batch.first())),
-            // The database is behind what the engine thought: a gap.
-            (Some(position), None) => {
-                self.note_position(position);
-                self.tell(Event::Position {
-                    stream: self.stream,
-                    position,
-                    clean: position.seq,
-                });
-            }
-            // The applier says why it stopped, or where it is.
-            (None, None) => self.read_position(),
+            // The database is behind what the engine thought (a gap), or the applier does not know.
+            (_, None) => self.read_position(),
         }
     }
 
@@ -290,15 +362,15 @@ fn cause(error: &DbError) -> ApplyCause {
 }
 
 /// As the origin is told.
-fn refusal(epoch: Epoch, rejection: &Rejection) -> Refusal {
+fn refusal(row: &RefusalRow) -> Refusal {
     let mut sqlstate = [b' '; 5];
-    for (to, from) in sqlstate.iter_mut().zip(rejection.sqlstate.bytes()) {
+    for (to, from) in sqlstate.iter_mut().zip(row.sqlstate.bytes()) {
         *to = from;
     }
     Refusal {
-        epoch,
-        seq: rejection.seq,
-        class: rejection.class,
+        epoch: row.epoch,
+        seq: row.seq,
+        class: row.class,
         sqlstate,
     }
 }

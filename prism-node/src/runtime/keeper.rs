@@ -1,16 +1,19 @@
-//! The keeper: what the region's ledger needs beside delivery. It keeps the outbox within its
-//! limits, marks regions stale that are away for too long, publishes the undo of held updates that
+//! The keeper: what the region's ledger needs beside delivery. It deals with what peers have
+//! refused, keeps the outbox within its limits, marks regions stale that are away for too long, publishes the undo of held updates that
 //! nobody finishes any more, and counts the dead letters.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use prism_db::{Database, DbError, LaneRow};
-use prism_proto::Verdict;
+use prism_db::{Database, DbError, LaneRow, RefusalRow};
+use prism_net::{Command, Handle};
+use prism_proto::{Event, Refusal, RegionId, Verdict};
 
 use super::alarms::{adopt, name};
 use super::board::{Board, lane_subject};
+use super::publish::Publisher;
+use super::refusals::Refusals;
 use crate::config::{Limits, show_duration, show_size};
 
 /// Everything is looked at this often.
@@ -32,6 +35,8 @@ const LOOKED_AT: u32 = 100;
 
 /// What others ask of this worker.
 pub(super) enum KeeperJob {
+    /// That region has refused an update of the own stream.
+    Refused { peer: RegionId, refusal: Refusal },
     /// Leave.
     Stop,
 }
@@ -40,7 +45,10 @@ pub(super) enum KeeperJob {
 pub(super) struct Keeper {
     jobs: Receiver<KeeperJob>,
     database: Box<dyn Database>,
+    handle: Handle,
     board: Arc<Board>,
+    publisher: Publisher,
+    refusals: Refusals,
     limits: Limits,
     trimmed: Instant,
 }
@@ -49,13 +57,19 @@ impl Keeper {
     pub(super) fn new(
         jobs: Receiver<KeeperJob>,
         database: Box<dyn Database>,
+        handle: Handle,
         board: Arc<Board>,
+        publisher: Publisher,
+        refusals: Refusals,
         limits: Limits,
     ) -> Self {
         Self {
             jobs,
             database,
+            handle,
             board,
+            publisher,
+            refusals,
             limits,
             trimmed: Instant::now(),
         }
@@ -75,6 +89,7 @@ impl Keeper {
             let nap = tick.saturating_duration_since(Instant::now());
             match self.jobs.recv_timeout(nap) {
                 Err(RecvTimeoutError::Timeout) => {}
+                Ok(KeeperJob::Refused { peer, refusal }) => self.refused(peer, refusal),
                 Ok(KeeperJob::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -85,9 +100,34 @@ impl Keeper {
         if self.board.lock().broken.is_some() {
             return Ok(());
         }
+        let undone = self.database.settle_held()?;
+        self.publisher.publish(&undone);
         self.dead_letters()?;
         self.stale()?;
         self.trim()
+    }
+
+    fn refused(&mut self, peer: RegionId, refusal: Refusal) {
+        let row = RefusalRow {
+            epoch: refusal.epoch,
+            seq: refusal.seq,
+            class: refusal.class,
+            sqlstate: String::from_utf8_lossy(&refusal.sqlstate).into_owned(),
+            // The words stay where it was refused.
+            message: String::new(),
+        };
+        match self.refusals.handle(self.database.as_mut(), peer, &row) {
+            Ok(()) => self.handle.send(Command::Event(Event::RefusalHandled {
+                peer,
+                seq: refusal.seq,
+            })),
+            // It is told again.
+            Err(error) => tracing::warn!(
+                region = self.board.names.region(peer),
+                seq = refusal.seq.0,
+                "a refused update could not be dealt with yet: {error}"
+            ),
+        }
     }
 
     fn dead_letters(&mut self) -> Result<(), DbError> {
@@ -195,7 +235,7 @@ impl Keeper {
 
     fn trim(&mut self) -> Result<(), DbError> {
         let start = Instant::now();
-        let mut left = || start.elapsed() < TRIM_BUDGET;
+        let left = || start.elapsed() < TRIM_BUDGET;
         if self.trimmed.elapsed() >= TRIM {
             let retention = self.limits.retention;
             let mut more = true;

@@ -451,7 +451,7 @@ impl LeaseWorker {
             }
             Step::Want => {
                 self.lost(peer, "another node has it");
-                built(self.database.lane_want(lane, me, WANT))?;
+                self.database.lane_want(lane, me, WANT)?;
                 Ok(None)
             }
             Step::Yield => self.release(peer, "another node asks for it", row),
@@ -557,14 +557,6 @@ impl LeaseWorker {
                 );
             }
         }
-    }
-}
-
-/// What a backend cannot do is left out.
-fn built<T: Default>(result: Result<T, DbError>) -> Result<T, DbError> {
-    match result {
-        Err(DbError::Sql { sqlstate, .. }) if sqlstate == "0A000" => Ok(T::default()),
-        result => result,
     }
 }
 

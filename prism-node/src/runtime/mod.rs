@@ -33,6 +33,7 @@ mod outbox;
 mod pool;
 mod publish;
 mod queue;
+mod refusals;
 mod replay;
 mod reporter;
 mod slow;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use prism_db::{Database, DbError, LaneRow, Update};
 use prism_net::{Batch, Command, Handle};
-use prism_proto::{Event, Position, Refusal, RegionId, Seq, Verdict};
+use prism_proto::{Event, Position, RegionId, Seq, Verdict};
 
 use super::alarms::name;
 use super::board::{Board, position_words};
@@ -36,8 +36,6 @@ pub(super) enum OutboxJob {
     Fetch { from: Seq, to: Seq },
     /// Judge a position.
     Verify { peer: RegionId, position: Position },
-    /// That region has refused an update of the own stream.
-    Refused { peer: RegionId, refusal: Refusal },
     /// There are new positions in [`Acks`].
     Acked,
     /// Something is wrong with the database: look now.
@@ -112,7 +110,6 @@ impl OutboxWorker {
             match self.jobs.recv_timeout(nap) {
                 Ok(OutboxJob::Fetch { from, to }) => self.fetch(from, to),
                 Ok(OutboxJob::Verify { peer, position }) => self.verify(peer, position),
-                Ok(OutboxJob::Refused { peer, refusal }) => self.refused(peer, refusal),
                 Ok(OutboxJob::Look) => tick = Instant::now(),
                 Ok(OutboxJob::Acked) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(OutboxJob::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -171,21 +168,6 @@ impl OutboxWorker {
             peer,
             position,
             verdict,
-        });
-    }
-
-    /// It is kept there as a dead letter; here people are told.
-    fn refused(&mut self, peer: RegionId, refusal: Refusal) {
-        tracing::warn!(
-            region = self.board.names.region(peer),
-            seq = refusal.seq.0,
-            class = ?refusal.class,
-            sqlstate = %String::from_utf8_lossy(&refusal.sqlstate),
-            "the region's database has refused an update of this region for good"
-        );
-        self.tell(Event::RefusalHandled {
-            peer,
-            seq: refusal.seq,
         });
     }
 

@@ -14,7 +14,7 @@ use prism_db::{Database, DbError, OpenOptions, Topology};
 use prism_net::{
     BindError, Driver, Endpoint, EndpointConfig, EndpointError, Handle, NodeAddress, RegionInfo,
 };
-use prism_proto::{RegionId, Seq};
+use prism_proto::{Position, RegionId, Seq};
 
 use super::Runtime;
 use super::awaits::Awaits;
@@ -31,6 +31,7 @@ use super::outbox::{Acks, OutboxWorker};
 use super::pool::Pool;
 use super::publish::Publisher;
 use super::queue::{Chain, IntakeQueue};
+use super::refusals::Refusals;
 use super::replay::Replayer;
 use super::reporter::Reporter;
 use super::slow::{self, Slow};
@@ -231,16 +232,24 @@ pub(super) fn start(
     );
     threads.spawn("leases", move || worker.run())?;
 
+    let publisher = Publisher::new(handle.clone(), Arc::clone(&board), outbox.clone());
+    let refusals = Refusals::new(
+        publisher.clone(),
+        Arc::clone(&board),
+        Arc::clone(&config.catalogue),
+    );
     let (keeper, keeper_jobs) = sync_channel(JOBS);
     let worker = Keeper::new(
         keeper_jobs,
         opener.own(own, LOCK)?,
+        handle.clone(),
         Arc::clone(&board),
+        publisher.clone(),
+        refusals.clone(),
         config.limits,
     );
     threads.spawn("keeper", move || worker.run())?;
 
-    let publisher = Publisher::new(handle.clone(), Arc::clone(&board), outbox.clone());
     let stop = Arc::new(AtomicBool::new(false));
     let awaits = awaits(&opener, own, &queue, &spool, &board, &publisher)?;
     let worker = SubmitWorker {
@@ -284,7 +293,14 @@ pub(super) fn start(
     for peer in names.peers() {
         let i = usize::from(peer.0);
         inlets[i] = Some(inlet(peer, &opener, &names, &handle, &board, &mut threads)?);
-        direct[i] = Some(lane(peer, &opener, &names, &handle, &board, &mut threads)?);
+        direct[i] = Some(lane(
+            peer,
+            &opener,
+            &refusals,
+            &handle,
+            &board,
+            &mut threads,
+        )?);
     }
 
     let mut host = LoopHost {
@@ -295,6 +311,7 @@ pub(super) fn start(
         held,
         stopped,
         leases: leases.clone(),
+        keeper: keeper.clone(),
         notices,
         board: Arc::clone(&board),
         handle: handle.clone(),
@@ -406,6 +423,7 @@ fn inlet(
         handle: handle.clone(),
         board: Arc::clone(board),
         failing: None,
+        clean: Position::default(),
     };
     threads.spawn(format!("inlet {}", names.region(stream)), move || {
         worker.run();
@@ -416,13 +434,13 @@ fn inlet(
 fn lane(
     peer: RegionId,
     opener: &Opener,
-    names: &Names,
+    refusals: &Refusals,
     handle: &Handle,
     board: &Arc<Board>,
     threads: &mut Threads,
 ) -> Result<SyncSender<super::direct::DirectJob>, StartError> {
     let (sender, jobs) = mpsc::sync_channel(JOBS);
-    let (own, opener) = (names.own, opener.clone());
+    let (own, opener) = (board.names.own, opener.clone());
     // Opened once here, so that a bad address is an error at the start and not in an emergency.
     drop(opener.direct(own, peer)?);
     let worker = DirectWorker {
@@ -430,10 +448,11 @@ fn lane(
         jobs,
         open: Box::new(move || Ok((opener.own(own, LOCK)?, opener.direct(own, peer)?))),
         handle: handle.clone(),
+        refusals: refusals.clone(),
         board: Arc::clone(board),
         failing: None,
     };
-    threads.spawn(format!("direct {}", names.region(peer)), move || {
+    threads.spawn(format!("direct {}", board.names.region(peer)), move || {
         worker.run();
     })?;
     Ok(sender)

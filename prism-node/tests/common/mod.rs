@@ -2,6 +2,8 @@
 //! them. The statements are non-idempotent on purpose; the checks are plain SQL.
 #![allow(dead_code)] // Every test file uses another part of it.
 
+pub mod files;
+
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
