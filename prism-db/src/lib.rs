@@ -32,7 +32,7 @@ pub use database::{
 };
 pub use error::{DbError, ErrorClass};
 pub use open::{Migrated, OpenOptions, migrate, open};
-pub use postgres::abandoned_connections;
+pub use postgres::{abandoned_connections, submit_in};
 pub use records::{
     HeldConflict, HeldState, HeldWrite, NodeRow, OutboxFigures, RefusalRow, Repeat, RequestRow,
     RequestState, Retried, UndoReason, Undone, wins,

@@ -167,7 +167,7 @@ fn what_a_statement_lacks_here_is_found_before_it_runs() {
 /// As the first version left it, with updates under way.
 #[test]
 fn a_database_of_the_first_version_is_upgraded_with_what_it_holds() {
-    let (owner, _) = with_roles("upgrade");
+    let (owner, node) = with_roles("upgrade");
     let DatabaseUrl::Postgres(url) = &owner else {
         unreachable!()
     };
@@ -223,9 +223,16 @@ fn a_database_of_the_first_version_is_upgraded_with_what_it_holds() {
         )
         .unwrap();
     }
+    sql.batch_execute(
+        "GRANT USAGE ON SCHEMA prism TO upgrade_node; GRANT ALL ON users TO upgrade_node;
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA prism TO upgrade_node",
+    )
+    .unwrap();
     let migrated = migrate(&owner, &topology("NA"), &catalogue).unwrap();
     assert_eq!((migrated.from_version, migrated.to_version), (1, 2));
-    let mut db = open(url, options("NA"));
+    // A node whose role does not own the schema goes on as it is.
+    let mut db = open(&node, options("NA"));
+    assert_eq!(db.node_claim("NA1", 1, 1).unwrap(), None);
     let mut read = Vec::new();
     db.outbox_read(Seq(1), Seq(9), 1 << 20, &mut |seq, bytes| {
         read.push((seq.0, prism_db::Update::decode(bytes).unwrap()));

@@ -26,12 +26,13 @@ const FILES: [&str; 2] = [
 
 /// Written anew by every migration, in this order; prism.run_batch and the functions of the
 /// statements are generated from prism.statement.
-const FUNCTIONS: [&str; 5] = [
+const FUNCTIONS: [&str; 6] = [
     include_str!("functions/numbering.sql"),
     include_str!("functions/submit.sql"),
     include_str!("functions/apply.sql"),
     include_str!("functions/undo.sql"),
     include_str!("functions/held.sql"),
+    include_str!("functions/intents.sql"),
 ];
 
 /// Version of the schema that this program works with.

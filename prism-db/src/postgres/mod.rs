@@ -5,6 +5,7 @@ mod check;
 mod fault;
 mod functions;
 mod held;
+mod intent;
 mod lane;
 mod link;
 mod migrate;
@@ -34,6 +35,7 @@ use crate::{
     RequestRow, Retried, Submission, UndoReason, Undone,
 };
 use fault::Fault;
+pub use intent::submit_in;
 pub use link::abandoned_connections;
 use link::{Abandoned, Gate, Late, Link};
 pub(crate) use migrate::migrate;

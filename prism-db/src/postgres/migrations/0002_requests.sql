@@ -93,3 +93,18 @@ CREATE TABLE prism.intent (
     old         text,
     bytes       integer NOT NULL
 );
+
+-- Roles that run nodes without owning the schema get on the new tables what they have on the outbox.
+DO $grants$
+DECLARE
+    v record;
+BEGIN
+    FOR v IN
+        SELECT DISTINCT pg_catalog.pg_get_userbyid(a.grantee) AS role, a.privilege_type AS privilege
+        FROM pg_catalog.pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+        WHERE c.oid = 'prism.outbox'::regclass AND a.grantee NOT IN (0, c.relowner)
+    LOOP
+        EXECUTE format('GRANT %s ON prism.node, prism.skip, prism.intent TO %I', v.privilege, v.role);
+    END LOOP;
+END
+$grants$;
