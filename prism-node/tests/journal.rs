@@ -20,43 +20,12 @@ fn world<'a>(server: &'a Cluster, toml: &'a str) -> Plan<'a> {
     }
 }
 
-/// Status and body of a POST.
-fn post(w: &World, node: &str, body: &Value) -> (u16, Value) {
-    let url = format!(
-        "http://{}/v1/updates",
-        w.cluster.nodes[w.cluster.node(node)].http
-    );
-    let mut answer = w
-        .cluster
-        .http()
-        .post(url)
-        .send_json(body)
-        .expect("an answer");
-    let status = answer.status().as_u16();
-    let text = answer.body_mut().read_to_string().expect("a body");
-    (status, serde_json::from_str(&text).expect(&text))
-}
-
-/// The outcome as `GET /v1/updates/{id}` tells it.
-fn outcome(w: &World, node: &str, id: &str) -> (u16, String) {
-    let path = format!("/v1/updates/{id}");
-    let (status, body) = w
-        .cluster
-        .get(w.cluster.node(node), &path)
-        .expect("an answer");
-    let body: Value = serde_json::from_str(&body).expect("JSON");
-    (
-        status,
-        body["outcome"].as_str().unwrap_or_default().to_owned(),
-    )
-}
-
 fn note(id: impl ToString) -> Value {
     json!({"statement": "note", "params": [id.to_string()]})
 }
 
 fn spool(w: &World, node: &str, body: &Value) -> String {
-    let (status, answer) = post(w, node, body);
+    let (status, answer) = w.post(node, body);
     assert_eq!(
         (status, &answer["outcome"]),
         (202, &json!("spooled")),
@@ -93,7 +62,7 @@ fn updates_are_spooled_while_the_database_is_away_survive_kill_9_and_run_in_orde
         spool(&w, "NA1", &note(n));
     }
     assert_eq!(entries(&w, "NA1"), 20);
-    assert_eq!(outcome(&w, "NA1", &first), (200, "spooled".into()));
+    assert_eq!(w.found("NA1", &first).1, "spooled");
     let metrics = w
         .cluster
         .get(w.cluster.node("NA1"), "/metrics")
@@ -106,7 +75,7 @@ fn updates_are_spooled_while_the_database_is_away_survive_kill_9_and_run_in_orde
     w.kill("NA1");
     w.start(&["NA1"]);
     assert_eq!(entries(&w, "NA1"), 20);
-    assert_eq!(outcome(&w, "NA1", &first), (200, "spooled".into()));
+    assert_eq!(w.found("NA1", &first).1, "spooled");
     let output = Command::new(PRISM)
         .args(["submit", "--node", "NA1", "--config"])
         .arg(&w.cluster.config)
@@ -119,9 +88,9 @@ fn updates_are_spooled_while_the_database_is_away_survive_kill_9_and_run_in_orde
     let again = json!({"statement": "note", "params": ["1"], "request_id": first});
     assert_eq!(spool(&w, "NA1", &again), first);
     let other = json!({"statement": "note", "params": ["x"], "request_id": first});
-    assert_eq!(post(&w, "NA1", &other).0, 422);
+    assert_eq!(w.post("NA1", &other).0, 422);
     let awaited = json!({"statement": "undoable", "params": ["a"], "mode": "await"});
-    let (status, answer) = post(&w, "NA1", &awaited);
+    let (status, answer) = w.post("NA1", &awaited);
     assert_eq!(
         (status, &answer["error"]["code"]),
         (503, &json!("spooling")),
@@ -180,7 +149,7 @@ fn a_full_journal_refuses_with_a_typed_error_and_goes_on_when_it_has_room() {
     let large = |n: u64| note(format!("{n} {}", "x".repeat(100_000)));
     let mut spooled = 0;
     let refused = loop {
-        let (status, answer) = post(&w, "NA1", &large(spooled));
+        let (status, answer) = w.post("NA1", &large(spooled));
         if status != 202 {
             break (status, answer);
         }
@@ -210,6 +179,48 @@ fn a_full_journal_refuses_with_a_typed_error_and_goes_on_when_it_has_room() {
         w.notes("EU", ""),
         i64::try_from(spooled).expect("small") + 2
     );
+}
+
+#[test]
+fn what_cannot_run_when_the_database_is_back_is_a_dead_letter_and_the_rest_runs() {
+    let mut server = Cluster::start().expect("a server");
+    let mut w = World::plan(&world(&server, ""));
+    w.start(&["EU1"]);
+    server.stop();
+    // A statement that no database has, because it was never migrated, and that is gone again.
+    let text = fs::read_to_string(&w.cluster.config).expect("prism.toml");
+    let more = format!(
+        "{text}\n[[statement]]\nname = \"gone\"\nparams = [\"text\"]\nkind = \"insert\"\n\
+         sql = \"INSERT INTO notes (id) VALUES ('gone ' || $1)\"\n"
+    );
+    fs::write(&w.cluster.config, more).expect("written");
+    // A node that has never seen its database takes updates too.
+    let node = w.cluster.node("NA1");
+    w.cluster.start(node).expect("a node starts");
+    w.wait("ready", || {
+        w.cluster
+            .get(node, "/readyz")
+            .is_ok_and(|(status, _)| status == 200)
+    });
+    spool(&w, "NA1", &note("before"));
+    let gone = spool(&w, "NA1", &json!({"statement": "gone", "params": ["x"]}));
+    let refused = json!({"statement": "new_user", "params": ["steve"]});
+    let refused = spool(&w, "NA1", &refused);
+    spool(&w, "NA1", &note("after"));
+    w.kill("NA1");
+    fs::write(&w.cluster.config, text).expect("written");
+    server.restart().expect("the server");
+    w.start(&["NA1"]);
+    w.wait("the journal is empty", || entries(&w, "NA1") == 0);
+    w.wait_acked("NA1", "EU");
+    assert_eq!(order(&w, "NA"), ["before", "after"]);
+    assert_eq!(order(&w, "EU"), ["before", "after"]);
+    w.wait("the alarm", || w.alarm("NA1", "rejected").is_some());
+    assert_eq!(w.status("NA1").rejected, 2);
+    for id in [gone, refused] {
+        let (status, outcome, body) = w.found("NA1", &id);
+        assert_eq!((status, outcome.as_str()), (200, "refused"), "{body}");
+    }
 }
 
 #[test]

@@ -258,7 +258,8 @@ impl Board {
     /// Up to here a peer's database has committed the own stream, and nothing of it is refused
     /// there that is not known here.
     pub(crate) fn confirmed(&self, state: &State, peer: RegionId) -> Seq {
-        acked(state, &self.names, peer)
+        let clean = state.clean.get(usize::from(peer.0)).copied();
+        acked(state, &self.names, peer).min(clean.unwrap_or_default())
     }
 
     /// Lanes of the region with what remains for each: `(peer, updates)`.

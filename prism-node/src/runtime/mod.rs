@@ -17,6 +17,8 @@
 
 mod alarms;
 mod answer;
+#[cfg(test)]
+mod await_tests;
 mod awaits;
 mod board;
 mod direct;

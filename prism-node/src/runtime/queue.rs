@@ -8,11 +8,12 @@
 //! one meanwhile gets the same answer, and it runs once.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use prism_db::catalogue::Catalogue;
-use prism_db::{Digest, Submission, body_digest};
+use prism_db::catalogue::{Catalogue, Statement};
+use prism_db::{Digest, Submission, Value, body_digest};
 
 use super::find::Finder;
 use super::spool::Spool;
@@ -28,6 +29,9 @@ pub(super) struct Item {
     pub(super) statement: String,
     /// What tells a retry from another update under the same id.
     pub(super) body: Digest,
+    /// What it locks, as far as that can be told without executing it: equal for updates of the same
+    /// row. A guess, by which nothing but speed is decided.
+    pub(super) row: u64,
     /// How long its caller waits.
     pub(super) mode: Mode,
     /// Its caller's limit.
@@ -191,6 +195,7 @@ impl IntakeQueue {
         }
         Ok(Checked {
             weight: update.weight(),
+            row: row(statement, &update.params),
             body: body_digest(statement.name(), statement.params(), &update.params),
             submission: Submission {
                 statement: statement.digest(),
@@ -204,8 +209,31 @@ impl IntakeQueue {
     }
 }
 
+/// By the statement's `key`, or else by the statement and its first parameter.
+fn row(statement: &Statement, params: &[Value]) -> u64 {
+    let mut hash = DefaultHasher::new();
+    let mut add = |param: Option<&Value>| {
+        // Never fails: see `Update::encode`.
+        let bytes = param.map(|param| postcard::to_stdvec(param).unwrap_or_default());
+        bytes.hash(&mut hash);
+    };
+    let Some(key) = &statement.config().key else {
+        add(params.first());
+        statement.digest().hash(&mut hash);
+        return hash.finish();
+    };
+    for part in key.split('$').skip(1) {
+        let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
+        let number = digits.parse::<usize>().unwrap_or_default();
+        add(number.checked_sub(1).and_then(|i| params.get(i)));
+    }
+    key.hash(&mut hash);
+    hash.finish()
+}
+
 struct Checked {
     weight: usize,
+    row: u64,
     body: Digest,
     submission: Submission,
     statement: String,
@@ -267,6 +295,7 @@ impl Intake for IntakeQueue {
                         submission: checked.submission,
                         statement: checked.statement,
                         body: checked.body,
+                        row: checked.row,
                         mode: checked.mode,
                         timeout: checked.timeout,
                         arrived,
@@ -303,7 +332,6 @@ mod tests {
     use crate::config::Config;
     use crate::runtime::board::Board;
     use crate::runtime::names::Names;
-    use prism_db::Value;
     use prism_proto::{NodeId, RegionId, Seq};
     use std::path::Path;
 

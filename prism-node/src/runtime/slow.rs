@@ -1,7 +1,8 @@
 //! Updates that wait for a lock: each on a connection of its own, as long as its caller waits.
 //! What its caller has sent behind it waits too, in order; everybody else goes on.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prism_db::Database;
@@ -27,6 +28,32 @@ const TRY: Duration = Duration::from_secs(8);
 /// Between two tries (a whole database that is held answers at once).
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Rows that somebody waits for here, and nobody has got since: the next one who wants them need not
+/// find out anew, at everybody's cost, that they are locked.
+#[derive(Debug, Default)]
+pub(super) struct Rows(Mutex<HashSet<u64>>);
+
+impl Rows {
+    fn lock(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is locked, as far as is known.
+    pub(super) fn locked(&self, row: u64) -> bool {
+        self.lock().contains(&row)
+    }
+
+    /// Somebody waits for it; whether that is news.
+    pub(super) fn add(&self, row: u64) -> bool {
+        self.lock().insert(row)
+    }
+
+    /// Somebody has got it, or has given up.
+    pub(super) fn remove(&self, row: u64) {
+        self.lock().remove(&row);
+    }
+}
+
 /// Opens the own database with this limit on waiting for a lock.
 pub(super) type Open = dyn Fn(Duration) -> Result<Box<dyn Database>, StartError> + Send + Sync;
 
@@ -38,6 +65,7 @@ pub(super) struct Slow {
     pub(super) spool: Arc<Spool>,
     pub(super) board: Arc<Board>,
     pub(super) publisher: Publisher,
+    pub(super) rows: Arc<Rows>,
 }
 
 impl Slow {
@@ -45,6 +73,7 @@ impl Slow {
     pub(super) fn run(&self, mut chain: Chain) {
         if let Some(item) = chain.pop_front() {
             let answer = self.execute(&item);
+            self.rows.remove(item.row);
             self.queue.finish(&item, &answer);
         }
         self.queue.give_back(chain);

@@ -252,13 +252,15 @@ pub(super) fn start(
 
     let stop = Arc::new(AtomicBool::new(false));
     let awaits = awaits(&opener, own, &queue, &spool, &board, &publisher)?;
+    let rows = Arc::new(slow::Rows::default());
     let worker = SubmitWorker {
         queue: Arc::clone(&queue),
         database: opener.own(own, SUBMIT_LOCK)?,
         spool: Arc::clone(&spool),
         board: Arc::clone(&board),
         publisher: publisher.clone(),
-        slow: slow(&opener, own, &queue, &spool, &board, &publisher, &whole),
+        slow: slow(&opener, own, &rows, &queue, &spool, &publisher, &whole),
+        rows,
         awaits: await_pool(&awaits, &opener, own, &whole),
     };
     threads.spawn("submit", move || worker.run())?;
@@ -346,9 +348,9 @@ pub(super) fn start(
 fn slow(
     opener: &Opener,
     own: RegionId,
+    rows: &Arc<slow::Rows>,
     queue: &Arc<IntakeQueue>,
     spool: &Arc<Spool>,
-    board: &Arc<Board>,
     publisher: &Publisher,
     whole: &Whole,
 ) -> Arc<Pool<Chain>> {
@@ -357,8 +359,9 @@ fn slow(
         queue: Arc::clone(queue),
         open: Arc::new(move |lock| opener.own(own, lock)),
         spool: Arc::clone(spool),
-        board: Arc::clone(board),
+        board: Arc::clone(&whole.board),
         publisher: publisher.clone(),
+        rows: Arc::clone(rows),
     };
     let (threads, waiting) = (slow::THREADS, slow::WAITING);
     Pool::new("slow", threads, waiting, whole.clone(), move || {

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use prism_db::submit::{SubmitError, submit_chains};
-use prism_db::{Committed, Database, DbError, ErrorClass, Submission};
+use prism_db::{Committed, Database, Submission};
 
 use super::answer;
 use super::board::Board;
 use super::pool::Pool;
 use super::publish::Publisher;
 use super::queue::{Chain, IntakeQueue, Item};
+use super::slow::Rows;
 use super::spool::Spool;
 use crate::intake::{Answer, Failure, Mode};
 
@@ -27,6 +28,8 @@ pub(super) struct SubmitWorker {
     pub(super) publisher: Publisher,
     /// For those that wait for a lock.
     pub(super) slow: Arc<Pool<Chain>>,
+    /// What they wait for.
+    pub(super) rows: Arc<Rows>,
     /// For awaited ones.
     pub(super) awaits: Arc<Pool<Chain>>,
 }
@@ -64,10 +67,13 @@ impl SubmitWorker {
                     }
                     Some(item) if item.mode == Mode::Await => {
                         self.hand(&self.awaits, chain);
-                        if !chain.is_empty() {
-                            continue;
+                    }
+                    // It would most likely wait for the same lock as others do already.
+                    Some(item) if self.rows.locked(item.row) => {
+                        if batch.len() > first {
+                            break;
                         }
-                        break;
+                        self.hand_slow(chain);
                     }
                     _ => match chain.pop_front() {
                         Some(item) => batch.push((place, item)),
@@ -82,16 +88,28 @@ impl SubmitWorker {
         batch
     }
 
-    /// The whole chain is worked on elsewhere. If that is full its first one is refused, and the
-    /// others stay.
-    fn hand(&self, pool: &Arc<Pool<Chain>>, chain: &mut Chain) {
+    /// The whole chain is worked on elsewhere. False if that is full: its first one is refused, and
+    /// the others stay.
+    fn hand(&self, pool: &Arc<Pool<Chain>>, chain: &mut Chain) -> bool {
         self.queue.lend();
-        if let Err(mut refused) = pool.push(std::mem::take(chain)) {
-            if let Some(item) = refused.pop_front() {
-                self.queue.finish(&item, &Answer::Failed(Failure::Busy));
-            }
-            self.queue.give_back(Chain::new());
-            *chain = refused;
+        let Err(mut refused) = pool.push(std::mem::take(chain)) else {
+            return true;
+        };
+        if let Some(item) = refused.pop_front() {
+            self.queue.finish(&item, &Answer::Failed(Failure::Busy));
+        }
+        self.queue.give_back(Chain::new());
+        *chain = refused;
+        false
+    }
+
+    fn hand_slow(&self, chain: &mut Chain) {
+        let Some(row) = chain.front().map(|item| item.row) else {
+            return;
+        };
+        let news = self.rows.add(row);
+        if !self.hand(&self.slow, chain) && news {
+            self.rows.remove(row);
         }
     }
 
@@ -132,7 +150,7 @@ impl SubmitWorker {
             waiting.append(chain);
             *chain = waiting;
             if blocked {
-                self.hand(&self.slow, chain);
+                self.hand_slow(chain);
             }
         }
         if !away.is_empty() {
@@ -197,13 +215,6 @@ pub(super) fn record(
         Err(SubmitError::Refused { sqlstate, message }) => {
             match database.request_refused(submission, &sqlstate, &message, false) {
                 Ok(()) => Err(SubmitError::Refused { sqlstate, message }),
-                Err(DbError::Sql {
-                    class: ErrorClass::Operator,
-                    message: why,
-                    ..
-                }) if why.contains("this backend cannot") => {
-                    Err(SubmitError::Refused { sqlstate, message })
-                }
                 Err(error) => Err(SubmitError::Unavailable(error.to_string())),
             }
         }

@@ -13,11 +13,23 @@ use super::threads::Whole;
 use crate::config::Config;
 use crate::intake::{Answer, Failure, Mode, NewUpdate};
 
-const STATEMENT: &str = "[[statement]]\nname = \"bump\"\nparams = [\"int\"]\nkind = \"delta\"\n\
-    sql = \"UPDATE counters SET n = n + $1 WHERE id = 'a'\"\n";
+const STATEMENTS: &str = r#"
+[[statement]]
+name = "bump"
+params = ["int"]
+kind = "delta"
+sql = "UPDATE counters SET n = n + $1 WHERE id = 'a'"
+[[statement]]
+name = "note"
+params = ["text"]
+kind = "insert"
+sql = "INSERT INTO notes VALUES ($1)"
+undo = "DELETE FROM notes WHERE id = $1"
+on_reject = "undo"
+"#;
 
 /// NA with two nodes, EU with one that does not run; migrated.
-fn cluster(dir: &Path) -> (Arc<Config>, PathBuf) {
+pub(super) fn cluster(dir: &Path) -> (Arc<Config>, PathBuf) {
     let mut text = String::from("cluster = \"test\"\n");
     // Held until all are known, so that no two are the same.
     let mut held = Vec::new();
@@ -25,7 +37,8 @@ fn cluster(dir: &Path) -> (Arc<Config>, PathBuf) {
         let path = dir.join(format!("{region}.db"));
         let db = Connection::open(&path).expect("a file");
         db.execute_batch(
-            "CREATE TABLE counters (id TEXT PRIMARY KEY, n INT); INSERT INTO counters VALUES ('a', 0)",
+            "CREATE TABLE counters (id TEXT PRIMARY KEY, n INT); INSERT INTO counters VALUES ('a', 0);
+             CREATE TABLE notes (id TEXT PRIMARY KEY)",
         )
         .expect("a table");
         text += &format!(
@@ -43,7 +56,7 @@ fn cluster(dir: &Path) -> (Arc<Config>, PathBuf) {
             held.push((udp, http));
         }
     }
-    text += STATEMENT;
+    text += STATEMENTS;
     let config = Config::parse(&text, &dir.join("prism.toml")).expect("a configuration");
     let regions: Arc<[_]> = config
         .regions
@@ -60,13 +73,13 @@ fn cluster(dir: &Path) -> (Arc<Config>, PathBuf) {
     (Arc::new(config), dir.join("NA.db"))
 }
 
-fn start(config: &Arc<Config>, node: &str, dir: &Path) -> Runtime {
+pub(super) fn start(config: &Arc<Config>, node: &str, dir: &Path) -> Runtime {
     let node = Runtime::start(Arc::clone(config), node, &dir.join(node)).expect("starts");
     until("the node is ready", || node.board().ready().is_ok());
     node
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
@@ -74,7 +87,7 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn bump(node: &Runtime) -> Result<Vec<Answer>, Failure> {
+pub(super) fn bump(node: &Runtime) -> Result<Vec<Answer>, Failure> {
     let update = NewUpdate {
         statement: "bump".to_owned(),
         params: vec![Value::Int(1)],
@@ -89,7 +102,7 @@ fn holder(node: &Runtime) -> Option<String> {
     node.board().status().lanes[0].holder.clone()
 }
 
-fn alarm(node: &Runtime, name: &str) -> bool {
+pub(super) fn alarm(node: &Runtime, name: &str) -> bool {
     node.board().status().alarms.iter().any(|a| a.name == name)
 }
 

@@ -255,6 +255,37 @@ impl Drop for World {
     }
 }
 
+impl World {
+    /// Status and body of `POST /v1/updates`.
+    pub fn post(&self, node: &str, body: &Value) -> (u16, Value) {
+        post(&self.cluster.http(), &self.updates_url(node), body)
+    }
+
+    /// Where a node takes updates.
+    pub fn updates_url(&self, node: &str) -> String {
+        let node = &self.cluster.nodes[self.cluster.node(node)];
+        format!("http://{}/v1/updates", node.http)
+    }
+
+    /// `GET /v1/updates/{id}`: status, outcome and the whole body.
+    pub fn found(&self, node: &str, id: &str) -> (u16, String, Value) {
+        let path = format!("/v1/updates/{id}");
+        let answer = self.cluster.get(self.cluster.node(node), &path);
+        let (status, body) = answer.expect("an answer");
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        let outcome = body["outcome"].as_str().unwrap_or_default().to_owned();
+        (status, outcome, body)
+    }
+}
+
+/// Status and body of a POST; for threads of their own.
+pub fn post(http: &ureq::Agent, url: &str, body: &Value) -> (u16, Value) {
+    let mut answer = http.post(url).send_json(body).expect("an answer");
+    let status = answer.status().as_u16();
+    let text = answer.body_mut().read_to_string().expect("a body");
+    (status, serde_json::from_str(&text).expect("JSON"))
+}
+
 /// One kill for a user.
 pub fn kill(user: &str) -> Value {
     json!({"statement": "add_kills", "params": [user, 1]})
