@@ -132,6 +132,12 @@ pub fn told(world: &World, ops: &[Op], found: &HashMap<uuid::Uuid, bool>, conten
     let mut users: BTreeMap<&str, Vec<&Op>> = BTreeMap::new();
     for op in ops {
         let stays = found.get(&op.request).copied().or_else(|| op.stays());
+        if op.refuser == Some(op.origin) && !op.kind.awaited() {
+            // Refused when it was answered; or, also after that, out of a journal.
+            let (least, most) = dead.entry((op.origin, op.origin)).or_default();
+            *least += i64::from(op.outcome == Outcome::Spooled);
+            *most += 1;
+        }
         match op.kind {
             Kind::Claim | Kind::Seat => {
                 let (least, most) = sums.entry((op.kind, op.row.clone())).or_default();
@@ -199,14 +205,12 @@ fn letter(
             "{op} (stays: {stays:?}) took effect {times:?} times"
         ));
     }
-    let Some(refuser) = op.refuser else { return };
-    let (least, most) = dead.entry((refuser, op.origin)).or_default();
-    if refuser != op.origin {
+    if let Some(refuser) = op.refuser
+        && refuser != op.origin
+    {
+        let (least, most) = dead.entry((refuser, op.origin)).or_default();
         *least += i64::from(exists);
         *most += i64::from(exists);
-    } else {
-        // Refused when it was answered, or later out of the journal.
-        *most += 1;
     }
 }
 

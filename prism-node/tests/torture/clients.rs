@@ -14,7 +14,7 @@ use crate::ops::{Kind, Op, Outcome};
 use crate::world::{NODES, REGIONS, World};
 
 /// Longest wait for an answer; a stopped node keeps its callers waiting.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(7);
 /// How often the same request is sent before its caller gives up.
 const TRIES: usize = 6;
 /// Rows of `users` per client: a row whose rename was refused is left alone from then on, because
@@ -32,9 +32,6 @@ const NOTHING_WRITTEN: [&str; 8] = [
     "spooling",
     "journal",
 ];
-
-/// TODO
-const UNDO: bool = false;
 
 /// One answer to one update.
 enum Reply {
@@ -135,7 +132,7 @@ impl<'w> Caller<'w> {
             _ => Kind::Rename,
         };
         let refusable = matches!(kind, Kind::Claim | Kind::Letter | Kind::Rename);
-        let mut refuse = (UNDO || kind == Kind::Letter) && refusable && self.random.chance(0.12);
+        let mut refuse = refusable && self.random.chance(0.12);
         if kind == Kind::Rename && self.user + 1 >= USERS {
             refuse = false;
         }

@@ -6,8 +6,6 @@
 //!
 //! `PRISM_KILLS=500` makes it longer, `PRISM_SEED=...` plays the printed schedule again.
 
-#![allow(dead_code)] // Awaits and transactions come next.
-
 mod check;
 mod clients;
 mod faults;
@@ -40,7 +38,13 @@ enum Role {
 }
 
 /// The callers of each region.
-const ROLES: [Role; 2] = [Role::Background, Role::Background];
+const ROLES: [Role; 5] = [
+    Role::Background,
+    Role::Background,
+    Role::Awaiting,
+    Role::Awaiting,
+    Role::Transactions,
+];
 
 /// Broken promises that are shown.
 const SHOWN: usize = 30;

@@ -169,7 +169,7 @@ impl Op {
         });
         if self.kind.awaited() {
             body["mode"] = json!("await");
-            body["timeout_ms"] = json!(3_000);
+            body["timeout_ms"] = json!(4_500);
         }
         body
     }

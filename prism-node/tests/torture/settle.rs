@@ -14,8 +14,24 @@ use crate::world::{NODES, REGIONS, World};
 const LIMIT: Duration = Duration::from_secs(180);
 /// Between two looks; two equal ones in a row mean that nothing moves any more.
 const LOOK: Duration = Duration::from_millis(400);
-/// Alarms that a dead letter leaves until a person has dealt with it.
-const STAY: [&str; 1] = ["rejected"];
+/// Alarms that a dead letter leaves, here and at its origin, until a person has dealt with it.
+const STAY: [&str; 2] = ["rejected", "peer-rejected"];
+
+/// What must come to an end by itself.
+const UNFINISHED: [(&str, &str); 3] = [
+    (
+        "held updates",
+        "SELECT count(*) FROM prism.outbox WHERE state = 'h'",
+    ),
+    (
+        "held requests",
+        "SELECT count(*) FROM prism.request WHERE state = 'h'",
+    ),
+    (
+        "refusals that their origin has not dealt with",
+        "SELECT count(*) FROM prism.rejected WHERE NOT told AND seq IS NOT NULL",
+    ),
+];
 
 /// A transaction that nobody ends.
 const FORGOTTEN: &str = "
@@ -57,9 +73,11 @@ fn look(world: &World) -> Result<Vec<i64>, String> {
             Ok::<_, String>(row.map_or(0, |row| row.get::<_, i64>(0)))
         };
         let tail = number("SELECT next_seq - 1 FROM prism.region", &[])?;
-        let held = number("SELECT count(*) FROM prism.outbox WHERE state = 'h'", &[])?;
-        if held > 0 {
-            return Err(format!("{region} has {held} held updates"));
+        for (what, sql) in UNFINISHED {
+            let count = number(sql, &[])?;
+            if count > 0 {
+                return Err(format!("{region} has {count} {what}"));
+            }
         }
         for (p, peer) in REGIONS.iter().enumerate().filter(|(p, _)| *p != r) {
             let acked = number("SELECT acked FROM prism.lane WHERE peer = $1", &[peer])?;

@@ -88,7 +88,7 @@ on_reject = "undo"
 const TOML: &str = r#"
 [limits]
 retention = "10s"
-await_timeout = "3s"
+await_timeout = "5s"
 "#;
 
 /// `NO` is replaced by the mark of the values that this region refuses.
