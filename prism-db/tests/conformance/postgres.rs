@@ -10,9 +10,6 @@ use prism_db::throwaway::{Cluster, ClusterOptions};
 
 use crate::world::{Backend, Sql};
 
-/// Cases of what this backend cannot do yet.
-pub const NOT_YET: &[&str] = &[];
-
 /// Goes with the program that started it. No test here lets it crash, and creating a hundred
 /// databases is mostly waiting for the disk.
 fn cluster() -> &'static Cluster {
