@@ -376,7 +376,7 @@ pub trait Database: Send {
     /// [`DbError`].
     fn refusals(&mut self, stream: &str, limit: u32) -> Result<Vec<RefusalRow>, DbError> {
         let _ = (stream, limit);
-        Ok(Vec::new())
+        Err(DbError::not_built())
     }
 
     /// The origin knows of these now, durably.
@@ -391,7 +391,8 @@ pub trait Database: Send {
     /// Undoes an update of the own stream, once, however often and by whomever it is asked for: in
     /// one transaction the statement's `undo` runs here and is numbered as a new update that names
     /// `seq`. Of a held update nothing runs here; its undo is numbered, and it can never become
-    /// final any more.
+    /// final any more. One that has become final is undone only because a region has refused it:
+    /// the other reasons concern held ones and may have crossed with its end.
     ///
     /// # Errors
     /// [`DbError`]; what the undo statement's own refusal means is in [`Undone`].

@@ -57,6 +57,10 @@ pub(super) fn undo(
         // Its client has been told that it is final; the reason has crossed with that.
         return impossible("it has become final");
     }
+    // What its client was told when it became final holds: nobody waits for it any more.
+    if !matches!(reason, UndoReason::Refused { .. }) {
+        return impossible("it has become final");
+    }
     // It runs here: not between an update that is held and its execution.
     held::wait_for_nobody(own)?;
     if let Some(refusal) = refused {

@@ -52,8 +52,8 @@ pub fn a_held_update_is_final_when_every_region_has_it<B: Backend>(world: &World
     assert_eq!(state(&mut *na), Some(RequestState::Committed));
     assert_eq!(na.held_state(Seq(9)), Ok(HeldState::Unknown));
     assert_eq!(pattern(&submit(&mut *keeper, &[world.kills(1)])), "+");
-    // It can be undone as any other.
-    // Not for what concerns held ones only, which may have crossed with its end.
+    // It can be undone as any other; not for what concerns held ones only, which may have crossed
+    // with its end.
     let late = na.undo(seq, &UndoReason::Crashed).expect("answer");
     assert!(matches!(late, Undone::Impossible(_)), "{late:?}");
     let reason = UndoReason::Refused {
