@@ -138,6 +138,12 @@ BEGIN
             FROM unnest(p_undo_seq) AS u (seq)
             WHERE j.stream = p_stream AND j.epoch = p_epoch AND j.seq = u.seq
               AND j.resolution IS NULL;
+        -- Or a copy of another stream is what was refused here.
+        UPDATE prism.rejected j SET resolution = 'undone'
+            FROM unnest(p_undo_request, p_undo_body) AS u (request_id, body)
+            JOIN prism.request q ON q.request_id = u.request_id
+                AND coalesce(q.body_digest = u.body, true) AND q.state = 'r'
+            WHERE j.stream = q.stream AND j.seq = q.seq AND j.resolution IS NULL;
     END IF;
     r_outcome := 'done';
     r_epoch := p_epoch;
