@@ -242,8 +242,9 @@ impl Run<'_> {
     }
 
     fn answer(&mut self, count: usize, error: &DbError) {
-        let answers = std::iter::repeat_with(|| Err(judge(error))).take(count);
-        self.answers.extend(answers);
+        for _ in 0..count {
+            self.answers.push(Err(judge(error)));
+        }
     }
 
     /// Answers those of which the answer is known, and tries the others.
