@@ -297,6 +297,7 @@ fn clear_lane_alarms(state: &mut State, peer: &str) {
         name::FORK,
         name::STALE,
         name::PEER_WAITING,
+        name::ROWS_MISSING,
         name::DIRECT,
     ] {
         state.alarms.clear(name, &lane_subject(peer));

@@ -22,7 +22,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// from them, by then acknowledged or not.
 const KEEP: Duration = Duration::from_secs(60);
 /// The same when the outbox is larger than it may be. The table of requests knows the rest.
-const KEEP_FULL: Duration = Duration::from_secs(5);
+const KEEP_FULL: Duration = Duration::from_secs(10);
+/// A burst that is larger than a lane may lag behind is on its way for a moment; that is not yet a
+/// region that is away.
+const BURST: Duration = Duration::from_secs(3);
 /// A request is remembered at least so long: whoever got no answer asks again.
 const KEEP_REQUESTS: Duration = Duration::from_secs(3600);
 /// Rows are trimmed this often, so many at a time.
@@ -217,7 +220,8 @@ impl Keeper {
     /// Which limit a lane exceeds.
     fn too_far(&self, row: &LaneRow) -> Option<String> {
         let limits = &self.limits;
-        if row.backlog > limits.max_backlog {
+        let burst = row.waiting.is_some_and(|waiting| waiting < BURST);
+        if row.backlog > limits.max_backlog && (row.stale || !burst) {
             return Some(format!(
                 "{} wait for it, more than max_backlog ({})",
                 show_size(row.backlog),

@@ -30,6 +30,7 @@ mod identity;
 mod inlet;
 mod keeper;
 mod leases;
+mod listen;
 mod names;
 mod outbox;
 mod pool;

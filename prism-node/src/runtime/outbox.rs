@@ -38,6 +38,8 @@ pub(super) enum OutboxJob {
     Verify { peer: RegionId, position: Position },
     /// There are new positions in [`Acks`].
     Acked,
+    /// Others have committed something.
+    Tail,
     /// Something is wrong with the database: look now.
     Look,
     /// Write what is acknowledged and leave.
@@ -110,6 +112,7 @@ impl OutboxWorker {
             match self.jobs.recv_timeout(nap) {
                 Ok(OutboxJob::Fetch { from, to }) => self.fetch(from, to),
                 Ok(OutboxJob::Verify { peer, position }) => self.verify(peer, position),
+                Ok(OutboxJob::Tail) => self.tail(),
                 Ok(OutboxJob::Look) => tick = Instant::now(),
                 Ok(OutboxJob::Acked) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(OutboxJob::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -171,6 +174,22 @@ impl OutboxWorker {
         });
     }
 
+    /// The payloads are fetched when a lane wants them.
+    fn tail(&mut self) {
+        match self.database.region() {
+            Ok(region) => self.tell_tail(Seq(region.next_seq.0.saturating_sub(1))),
+            Err(error) => self.unhealthy(&error),
+        }
+    }
+
+    fn tell_tail(&mut self, tail: Seq) {
+        if tail > self.told {
+            self.told = tail;
+            self.board.tail(tail);
+            self.tell(Event::Available { upto: tail });
+        }
+    }
+
     fn flush(&mut self) {
         let names = Arc::clone(&self.board.names);
         for (peer, position) in self.acks.take() {
@@ -216,12 +235,8 @@ impl OutboxWorker {
         if self.rewound(own)? {
             return Ok(());
         }
-        if own.seq > self.told {
-            // Committed by a sibling whose word was lost, by SQL, or before this start.
-            self.told = own.seq;
-            self.board.tail(own.seq);
-            self.tell(Event::Available { upto: own.seq });
-        }
+        // Committed by a sibling whose word was lost, by SQL, or before this start.
+        self.tell_tail(own.seq);
         self.board.lock().region = Some(region);
         let rows = self.board.lock().rows.clone();
         let oldest = self.oldest(&rows, own.seq)?;

@@ -71,12 +71,19 @@ impl Reporter {
                 verdict,
             } => self.stopped(peer, verdict, &position_words(position)),
             Notice::PeerWaiting { peer, cause } => self.peer_waiting(peer, cause),
-            Notice::RowsMissing { peer, from } => tracing::error!(
-                lane = names.region(peer),
-                from = from.0,
-                "the lane needs updates that are not found in the outbox, or cannot be read; it \
-                 keeps asking"
-            ),
+            Notice::RowsMissing { peer, from } => {
+                let lane = names.region(peer);
+                self.board.raise(
+                    name::ROWS_MISSING,
+                    &lane_subject(lane),
+                    format!(
+                        "{lane} needs update {} of this region, which is not found in the outbox \
+                         or cannot be read; the lane keeps asking",
+                        from.0
+                    ),
+                    &format!("if the database is well and it stays so: {}", adopt(lane)),
+                );
+            }
             Notice::Inlet {
                 stream,
                 state,

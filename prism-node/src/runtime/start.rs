@@ -26,6 +26,7 @@ use super::identity::Identity;
 use super::inlet::InletWorker;
 use super::keeper::Keeper;
 use super::leases::{Held, LeaseWorker, Stopped};
+use super::listen::Listener;
 use super::names::Names;
 use super::outbox::{Acks, OutboxWorker};
 use super::pool::Pool;
@@ -264,6 +265,12 @@ pub(super) fn start(
         awaits: await_pool(&awaits, &opener, own, &whole),
     };
     threads.spawn("submit", move || worker.run())?;
+    let worker = Listener {
+        database: opener.own(own, LOCK)?,
+        outbox: outbox.clone(),
+        stop: Arc::clone(&stop),
+    };
+    threads.spawn("listen", move || worker.run())?;
     let (mut monitor, ending) = (opener.own(own, LOCK)?, Arc::clone(&stop));
     threads.spawn("awaits", move || awaits.watch(monitor.as_mut(), &ending))?;
     let worker = Replayer {

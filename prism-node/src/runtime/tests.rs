@@ -203,3 +203,61 @@ fn a_lane_that_gets_no_further_by_direct_sql_is_an_alarm() {
     until("the alarm ends", || !alarm(&node, "direct"));
     let _ = node.drain(Duration::ZERO);
 }
+
+/// The same cluster; NA1 elsewhere, as a copy of it on another machine would be.
+fn elsewhere(config: &Config) -> Arc<Config> {
+    let mut config = config.clone();
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    config.nodes[0].udp = udp.local_addr().expect("bound");
+    config.nodes[0].bind_udp = config.nodes[0].udp;
+    Arc::new(config)
+}
+
+#[test]
+fn the_older_of_two_processes_with_one_name_steps_aside() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, path) = cluster(dir.path());
+    let first = start(&config, "NA1", dir.path());
+    until("NA1 holds the lane", || {
+        holder(&first).as_deref() == Some("NA1")
+    });
+    // Its data directory was copied, with its journal.
+    let copy = dir.path().join("copy");
+    std::fs::create_dir_all(copy.join("NA1/journal")).expect("made");
+    let identity = |dir: &Path| dir.join("NA1/journal/identity");
+    std::fs::copy(identity(dir.path()), identity(&copy)).expect("copied");
+    let second = start(&elsewhere(&config), "NA1", &copy);
+    until("the first one notices", || alarm(&first, "identity"));
+    assert_eq!(bump(&first), Err(Failure::Draining));
+    assert!(first.board().ready().is_err());
+    // The name, and with it the lane, is the second one's: the first has not taken it along.
+    let db = Connection::open(path).expect("opens");
+    let _ = first.drain(Duration::ZERO);
+    let lease = "SELECT holder FROM prism_lane WHERE peer = 'EU'";
+    let holder: Option<String> = db.query_row(lease, [], |row| row.get(0)).expect("a row");
+    assert_eq!(holder.as_deref(), Some("NA1"));
+    assert!(matches!(
+        bump(&second).as_deref(),
+        Ok([Answer::Committed { .. }])
+    ));
+    assert!(!alarm(&second, "identity") && !alarm(&second, "journal-replaced"));
+    let _ = second.drain(Duration::ZERO);
+}
+
+#[test]
+fn a_journal_that_was_wiped_is_an_alarm() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, _) = cluster(dir.path());
+    let journal = dir.path().join("NA1/journal");
+    for (wiped, expected) in [(false, false), (false, false), (true, true), (false, false)] {
+        if wiped {
+            std::fs::remove_dir_all(&journal).expect("removed");
+        }
+        let node = start(&config, "NA1", dir.path());
+        until("it holds the lane", || {
+            holder(&node).as_deref() == Some("NA1")
+        });
+        assert_eq!(alarm(&node, "journal-replaced"), expected);
+        let _ = node.drain(Duration::ZERO);
+    }
+}

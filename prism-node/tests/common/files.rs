@@ -51,6 +51,11 @@ pub struct Files {
 impl Files {
     /// Databases with their schema; no node runs yet.
     pub fn new(regions: &[(&str, usize)], toml: &str) -> Self {
+        Self::plan(regions, toml, None)
+    }
+
+    /// The same; other regions cannot reach the database of `no_direct`.
+    pub fn plan(regions: &[(&str, usize)], toml: &str, no_direct: Option<&str>) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("prism-test-")
             .tempdir()
@@ -64,7 +69,8 @@ impl Files {
                 name: (*name).to_owned(),
                 nodes: *nodes,
                 database: format!("sqlite:{}", path.display()),
-                direct: None,
+                direct: (no_direct == Some(*name))
+                    .then(|| format!("sqlite:{}", dir.path().join("nowhere/x.db").display())),
             });
         }
         let spec = Spec {
@@ -92,6 +98,12 @@ impl Files {
     pub fn kill(&mut self, name: &str) {
         let node = self.cluster.node(name);
         self.cluster.kill(node);
+    }
+
+    /// Size of a region's database.
+    pub fn bytes(&self, region: &str) -> u64 {
+        let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        self.get(region, sql).parse().expect("a number")
     }
 
     /// A connection of one's own to a region's file.
