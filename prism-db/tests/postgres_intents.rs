@@ -126,7 +126,7 @@ fn every_type_arrives_as_over_http() {
 fn what_does_not_fit_is_refused_and_says_what_to_do() {
     let [na, _] = regions("hostile");
     let everything = |n: usize, value: &str| {
-        let mut params = vec!["null"; 9];
+        let mut params = ["null"; 9];
         params[n] = value;
         format!("'everything', '[{}]'", params.join(","))
     };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pg::*;
 use prism_db::submit::{SubmitError, submit};
 use prism_db::{DbError, RequestState, Value};
-use prism_proto::{Position, Seq, Tag};
+use prism_proto::{ApplyCause, Position, Seq, Tag, Verdict};
 
 const KILLS: &str = "SELECT sum(kills)::bigint FROM users";
 const DAY: Duration = Duration::from_secs(86_400);
@@ -358,4 +358,57 @@ fn an_operator_goes_past_an_update_that_parks_the_stream() {
         "its origin is told"
     );
     assert_eq!(na.db.position("EU").unwrap().tag, Tag(0));
+}
+
+/// What a standby that takes over without the newest transactions looks like, to others.
+fn lose_newest(na: &Region, from: i64) {
+    na.sql()
+        .batch_execute(&format!(
+            "UPDATE prism.region SET next_seq = {from},
+                 last_tag = (SELECT prev_tag FROM prism.outbox WHERE seq = {from});
+             UPDATE users SET kills = kills - (SELECT count(*) FROM prism.outbox WHERE seq >= {from});
+             DELETE FROM prism.request WHERE seq >= {from};
+             DELETE FROM prism.outbox WHERE seq >= {from}"
+        ))
+        .unwrap();
+}
+
+#[test]
+fn a_standby_that_lost_acknowledged_transactions_is_recognised_on_both_sides() {
+    let mut na = Region::new(shared(), "standby_na", "NA");
+    let mut eu = Region::new(shared(), "standby_eu", "EU");
+    na.db.submit(&[user(1)]).unwrap();
+    na.db
+        .submit(&(0..5).map(|n| with_id(kills(1, 1), n)).collect::<Vec<_>>())
+        .unwrap();
+    ship_all(&mut na, &mut eu);
+    let at = eu.db.position("NA").unwrap();
+    lose_newest(&na, 4);
+    assert_eq!(na.db.outbox_verify(at).unwrap(), Verdict::Forked);
+    // The client never heard of a failure, or asks again: both lead to another update 4.
+    let again = na.db.submit(&[with_id(kills(1, 1), 3)]).unwrap();
+    assert_eq!(again[0].seq, Seq(4));
+    let all = [kills(1, 1), kills(1, 1), kills(1, 1)];
+    na.db.submit(&all).unwrap();
+    assert_eq!(na.db.outbox_verify(at).unwrap(), Verdict::Forked);
+    let forked = ship(&mut na, &mut eu);
+    assert_eq!(forked.wait.unwrap().cause, ApplyCause::Forked);
+    assert_eq!(eu.number(KILLS), 5);
+
+    // The same on the other side: what it has lost is sent again, and takes effect once.
+    let mut asia = Region::new(shared(), "standby_as", "AS");
+    ship_all(&mut na, &mut asia);
+    let tag = outbox(&mut na)[3].update.tag.0.cast_signed();
+    asia.sql()
+        .batch_execute(&format!(
+            "UPDATE prism.watermark SET applied = 4, tag = {tag} WHERE stream = 'NA';
+             DELETE FROM prism.request WHERE seq > 4;
+             UPDATE users SET kills = kills - 3"
+        ))
+        .unwrap();
+    let back = asia.db.position("NA").unwrap();
+    assert_eq!(na.db.outbox_verify(back).unwrap(), Verdict::Matches);
+    na.db.lane_acked("AS", back).unwrap();
+    ship_all(&mut na, &mut asia);
+    assert_eq!(asia.number(KILLS), na.number(KILLS));
 }
