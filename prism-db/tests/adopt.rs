@@ -3,8 +3,11 @@
 mod pg;
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use pg::{REGIONS, Region, apply, catalogue, items, kills, parse, shared, until, user};
+use pg::{
+    REGIONS, Region, apply, catalogue, items, kills, open, options, parse, shared, until, user,
+};
 use prism_db::adopt::{AdoptError, Adopted, Adoption, Site, adopt};
 use prism_db::{Committed, DbError};
 use prism_proto::{RegionKey, Seq, Verdict};
@@ -39,6 +42,12 @@ fn adoption(regions: &[Region; 3], target: &str, donor: &str) -> Adoption {
         overwrite: true,
         force: false,
     }
+}
+
+/// Name of its database.
+fn database(region: &Region) -> String {
+    let path = region.url.rsplit('/').next().unwrap_or_default();
+    path.split('?').next().unwrap_or_default().to_owned()
 }
 
 fn run(adoption: &Adoption) -> Result<Adopted, AdoptError> {
@@ -140,9 +149,7 @@ fn everything_that_the_role_may_drop_is_replaced_and_grants_are_kept() {
 #[test]
 fn what_belongs_to_another_role_stops_it_and_the_old_content_stays() {
     let all = regions();
-    let name = all[2].url.rsplit('/').next().unwrap_or_default();
-    let name = name.split('?').next().unwrap_or_default();
-    let mut admin = shared().admin(name).expect("the superuser");
+    let mut admin = shared().admin(&database(&all[2])).expect("the superuser");
     admin
         .batch_execute("CREATE TABLE public.theirs (id int)")
         .expect("a table of another role");
@@ -152,8 +159,16 @@ fn what_belongs_to_another_role_stops_it_and_the_old_content_stays() {
     assert!(error.contains("public.theirs of role postgres"), "{error}");
     assert!(error.contains("is as it was"), "{error}");
     assert_eq!(all[2].number("SELECT count(*) FROM users"), 1);
+    // The same when it turns out in the middle of the copy.
+    let same = "CREATE COLLATION public.same (locale = 'C')";
+    all[0].sql().batch_execute(same).expect("NA's");
+    let theirs = format!("DROP TABLE public.theirs; {same}");
+    admin.batch_execute(&theirs).expect("another role's");
+    let error = run(&adoption(&all, "AS", "NA")).expect_err("not possible");
+    assert!(error.to_string().contains("already exists"), "{error}");
+    assert_eq!(all[2].number("SELECT count(*) FROM users"), 1);
     admin
-        .batch_execute("DROP TABLE public.theirs")
+        .batch_execute("DROP COLLATION public.same")
         .expect("dropped");
     run(&adoption(&all, "AS", "NA")).expect("adopted");
 }
@@ -202,9 +217,13 @@ fn nothing_is_copied_from_a_region_that_has_less_than_another() {
 #[test]
 fn the_copy_waits_for_the_end_of_a_held_update() {
     let mut all = regions();
-    let committed = all[0].db.submit(&[kills(1, 1)]).expect("committed");
-    let hold = "UPDATE prism.outbox SET state = 'h', xid = pg_current_xact_id()";
-    all[0].sql().batch_execute(hold).expect("held");
+    let mut holder = all[0].another();
+    let mut submission = kills(1, 1);
+    submission.request_id = Some([7; 16]);
+    let held = holder
+        .held_begin(&submission, Duration::from_secs(60))
+        .expect("executed");
+    let seq = all[0].db.held_publish(&held).expect("published").seq;
     let mut watch = all[0].sql();
     let finish = std::thread::spawn(move || {
         until("the copy waits", || {
@@ -217,18 +236,14 @@ fn the_copy_waits_for_the_end_of_a_held_update() {
                 .get::<_, i64>(0)
                 > 0
         });
-        let finish = "UPDATE prism.outbox SET state = 'f', xid = NULL;
-                      UPDATE users SET name = 'final'";
-        watch.batch_execute(finish).expect("final");
+        assert!(holder.held_finish(seq).expect("final"));
     });
-    run(&adoption(&all, "AS", "NA")).expect("adopted");
+    let done = run(&adoption(&all, "AS", "NA"));
     finish.join().expect("finished");
-    let query = "SELECT count(*) FROM users WHERE name = 'final'";
-    assert_eq!(all[2].number(query), 1);
-    assert_eq!(
-        all[2].another().position("NA").expect("a position").seq,
-        committed[0].seq
-    );
+    done.expect("adopted");
+    assert_eq!(all[2].number("SELECT kills FROM users WHERE id = 1"), 1);
+    let at = all[2].another().position("NA").expect("a position");
+    assert_eq!(at.seq, seq);
 }
 
 #[test]
@@ -257,4 +272,82 @@ fn another_regions_database_is_never_overwritten() {
         "{error}"
     );
     assert_eq!(all[1].number("SELECT count(*) FROM users"), 1);
+}
+
+#[test]
+fn the_others_keep_what_the_target_will_need_even_if_they_had_given_it_up() {
+    let mut all = regions();
+    let committed = all[1].db.submit(&vec![kills(1, 1); 5]).expect("committed");
+    let [na, eu, asia] = &mut all;
+    deliver(eu, &committed, asia);
+    deliver(eu, &committed[..3], na);
+    let end = asia.db.position("EU").expect("a position");
+    eu.db.lane_acked("AS", end).expect("acknowledged");
+    eu.db.lane_stale("AS", true).expect("stale");
+
+    run(&adoption(&all, "AS", "NA")).expect("adopted");
+    // NA goes on meanwhile, and retention is over.
+    let [na, eu, _] = &mut all;
+    deliver(eu, &committed[3..], na);
+    eu.db.lane_acked("NA", end).expect("acknowledged");
+    eu.db.outbox_trim(Duration::ZERO, 100).expect("trimmed");
+    let lanes = eu.db.lanes().expect("lanes");
+    let lane = lanes.iter().find(|lane| lane.peer == "AS").expect("a lane");
+    assert_eq!((lane.acked.seq, lane.stale), (Seq(3), false));
+    let at = all[2].another().position("EU").expect("a position");
+    assert_eq!(
+        all[1].db.outbox_verify(at).expect("a verdict"),
+        Verdict::Matches
+    );
+    let [_, eu, asia] = &mut all;
+    asia.db = open(&asia.url, options("AS"));
+    deliver(eu, &committed[3..], asia);
+    assert_eq!(all[2].number("SELECT kills FROM users WHERE id = 1"), 5);
+}
+
+#[test]
+fn nobody_writes_into_the_old_database_once_its_end_is_decided() {
+    let mut all = regions();
+    let committed = all[0].db.submit(&vec![kills(1, 1); 2]).expect("committed");
+    let [na, _, asia] = &mut all;
+    deliver(na, &committed[..1], asia);
+    // The copy fails after the fences.
+    let mut admin = shared().admin(&database(asia)).expect("the superuser");
+    let theirs = "CREATE TABLE public.theirs (id int)";
+    admin
+        .batch_execute(theirs)
+        .expect("a table of another role");
+    run(&adoption(&all, "AS", "NA")).expect_err("not possible");
+    // On connections of before, and new ones.
+    let epoch = all[0].epoch();
+    for db in [&mut all[2].another(), &mut all[2].db] {
+        apply(db.as_mut(), "NA", epoch, &items(&committed)).expect_err("sealed");
+    }
+    assert_eq!(all[2].number("SELECT kills FROM users WHERE id = 1"), 1);
+    admin
+        .batch_execute("DROP TABLE public.theirs")
+        .expect("dropped");
+    run(&adoption(&all, "AS", "NA")).expect("adopted");
+    assert_eq!(all[2].number("SELECT kills FROM users WHERE id = 1"), 2);
+}
+
+#[test]
+fn what_the_target_alone_has_is_delivered_and_undone_where_one_refuses_it() {
+    let mut all = regions();
+    let all_but_two = all[2].db.submit(&vec![kills(1, 1); 5]).expect("committed");
+    let [na, eu, asia] = &mut all;
+    deliver(asia, &all_but_two[..3], na);
+    deliver(asia, &all_but_two[..2], eu);
+    // Too much for EU, which says so.
+    let check = "ALTER TABLE users ADD CONSTRAINT few CHECK (kills < 5)";
+    eu.sql().batch_execute(check).expect("a constraint");
+
+    let done = run(&adoption(&all, "AS", "NA")).expect("adopted");
+    assert_eq!(done.warnings, Vec::<String>::new());
+    // Five updates and the undo of the fifth.
+    assert_eq!(done.first, Seq(7));
+    for region in &all {
+        let kills = region.number("SELECT kills FROM users WHERE id = 1");
+        assert_eq!(kills, 4, "{}", region.name);
+    }
 }

@@ -68,7 +68,7 @@ impl Side for PgSide {
         let row = self
             .0
             .query_one(
-                "SELECT to_regclass('prism.region') IS NOT NULL,
+                "SELECT current_setting('server_encoding'), to_regclass('prism.region') IS NOT NULL,
                         to_regclass('prism.node') IS NOT NULL,
                         (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
                          WHERE relkind IN ('r', 'p', 'f') AND nspname <> 'prism'
@@ -78,7 +78,14 @@ impl Side for PgSide {
                 &[],
             )
             .map_err(failed)?;
-        let (ledger, node, tables): (bool, bool, i64) = (row.get(0), row.get(1), row.get(2));
+        let encoding: &str = row.get(0);
+        if encoding != "UTF8" {
+            return Err(DbError::Schema(format!(
+                "its encoding is {encoding}; Prism needs UTF8 (CREATE DATABASE ... ENCODING 'UTF8' \
+                 TEMPLATE template0)"
+            )));
+        }
+        let (ledger, node, tables): (bool, bool, i64) = (row.get(1), row.get(2), row.get(3));
         let name = if ledger {
             self.0
                 .query_opt("SELECT name FROM prism.region", &[])
