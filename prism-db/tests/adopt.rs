@@ -95,7 +95,8 @@ fn everything_that_the_role_may_drop_is_replaced_and_grants_are_kept() {
         .sql()
         .batch_execute(
             "GRANT USAGE ON SCHEMA \"An app\" TO adopt_app;
-             GRANT SELECT, UPDATE ON \"An app\".\"It's\" TO adopt_app; GRANT SELECT ON seen TO PUBLIC",
+             GRANT SELECT, UPDATE ON \"An app\".\"It's\" TO adopt_app; GRANT SELECT ON seen TO PUBLIC;
+             REVOKE ALL ON FUNCTION glad FROM PUBLIC",
         )
         .expect("grants");
     all[2].sql().batch_execute(&objects("old")).expect("AS's");
@@ -112,7 +113,9 @@ fn everything_that_the_role_may_drop_is_replaced_and_grants_are_kept() {
                     has_table_privilege('adopt_app', '\"An app\".\"It''s\"', 'UPDATE')
                         AND NOT has_table_privilege('adopt_app', '\"An app\".\"It''s\"', 'DELETE')
                         AND has_schema_privilege('adopt_app', 'An app', 'USAGE')
-                        AND has_table_privilege('adopt_app', 'seen', 'SELECT')",
+                        AND has_table_privilege('adopt_app', 'seen', 'SELECT')
+                        AND NOT has_function_privilege('adopt_app', 'glad(mood)', 'EXECUTE')
+                        AND has_function_privilege('prism', 'glad(mood)', 'EXECUTE')",
             &[],
         )
         .expect("the copy");
@@ -311,6 +314,9 @@ fn nobody_writes_into_the_old_database_once_its_end_is_decided() {
     let committed = all[0].db.submit(&vec![kills(1, 1); 2]).expect("committed");
     let [na, _, asia] = &mut all;
     deliver(na, &committed[..1], asia);
+    let url = shared().admin_url(&database(asia));
+    let mut other_role = open(&url, options("AS"));
+    other_role.region().expect("connected");
     // The copy fails after the fences.
     let mut admin = shared().admin(&database(asia)).expect("the superuser");
     let theirs = "CREATE TABLE public.theirs (id int)";
@@ -318,9 +324,9 @@ fn nobody_writes_into_the_old_database_once_its_end_is_decided() {
         .batch_execute(theirs)
         .expect("a table of another role");
     run(&adoption(&all, "AS", "NA")).expect_err("not possible");
-    // On connections of before, and new ones.
+    // On connections of before, also another role's, and on new ones.
     let epoch = all[0].epoch();
-    for db in [&mut all[2].another(), &mut all[2].db] {
+    for db in [&mut all[2].another(), &mut all[2].db, &mut other_role] {
         apply(db.as_mut(), "NA", epoch, &items(&committed)).expect_err("sealed");
     }
     assert_eq!(all[2].number("SELECT kills FROM users WHERE id = 1"), 1);

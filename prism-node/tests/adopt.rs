@@ -291,6 +291,13 @@ fn what_cannot_work_is_refused_and_changes_nothing() {
         said.contains("2 tables") && said.contains("--yes"),
         "{said}"
     );
+    let output = w
+        .adopt_command(&["AS", "--from", "NA", "--yes"])
+        .env("PRISM_PG_BIN", "/nowhere")
+        .output()
+        .expect("prism runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("postgresql-client"), "{said}");
     w.hide("NA");
     let said = w
         .adopt(&["AS", "--from", "NA", "--yes"])

@@ -169,13 +169,20 @@ fn version(client: &mut Client) -> Result<u32, DbError> {
     Ok(version.cast_unsigned())
 }
 
-/// What others than the owner may do with the donor's schemas, tables and sequences, for those
-/// roles that the target's server has as well. (Roles belong to a server, so a dump that names
-/// them may not fit another one.)
+/// What others than the owner may do with the donor's schemas, tables, sequences and routines, for
+/// those roles that the target's server has as well. (Roles belong to a server, so a dump that names
+/// them may not fit another one.) A routine is everybody's unless that was taken away.
 fn grants(client: &mut Client) -> Result<String, DbError> {
     let rows = client
         .query(
-            "WITH granted AS (
+            "WITH routines AS (
+                 SELECT format('ROUTINE %I.%I(%s)', nspname, proname,
+                               pg_get_function_identity_arguments(p.oid)) AS routine, p.*
+                 FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
+                 WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+                   AND proacl IS NOT NULL
+                   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
+             ), granted AS (
                  SELECT 'SCHEMA ' || quote_ident(nspname) AS what, a.*, nspowner AS owner
                  FROM pg_namespace n, aclexplode(nspacl) a
                  WHERE nspname NOT LIKE 'pg\\_%' AND nspname NOT IN ('information_schema', 'public')
@@ -184,18 +191,26 @@ fn grants(client: &mut Client) -> Result<String, DbError> {
                             || quote_ident(nspname) || '.' || quote_ident(relname), a.*, relowner
                  FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace, aclexplode(relacl) a
                  WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
-                   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))
+                   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
+                 UNION ALL
+                 SELECT routine, a.*, proowner FROM routines, aclexplode(proacl) a)
+             SELECT 'REVOKE ALL ON ' || routine || ' FROM PUBLIC', NULL, NULL FROM routines
+             UNION ALL
              SELECT g.what, g.privilege_type, r.rolname
              FROM granted g LEFT JOIN pg_roles r ON r.oid = g.grantee
              WHERE g.grantee <> g.owner AND (g.grantee = 0 OR r.rolname IS NOT NULL)
-             ORDER BY 1, 3, 2",
+             ORDER BY 2 NULLS FIRST, 1, 3",
             &[],
         )
         .map_err(failed)?;
     let mut text = String::new();
     for row in rows {
-        let (what, privilege, role): (String, String, Option<String>) =
+        let (what, privilege, role): (String, Option<String>, Option<String>) =
             (row.get(0), row.get(1), row.get(2));
+        let Some(privilege) = privilege else {
+            text.push_str(&format!("{what};\n"));
+            continue;
+        };
         let (condition, grantee) = match &role {
             None => ("true".to_owned(), "PUBLIC".to_owned()),
             Some(role) => (

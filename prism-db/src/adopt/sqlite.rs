@@ -234,6 +234,22 @@ fn through(
         .map_err(fail)?;
     become_target(&mut copied, change).map_err(fail)?;
     let mut place = open(target, create).map_err(fail)?;
+    let tables = "SELECT count(*) FROM sqlite_schema";
+    let tables: i64 = place
+        .query_row(tables, [], |row| row.get(0))
+        .map_err(failed)
+        .map_err(fail)?;
+    let size = |db: &Connection| db.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0));
+    let sizes = size(&copied).and_then(|new| Ok((new, size(&place)?)));
+    let (new, old) = sizes.map_err(failed).map_err(fail)?;
+    if new != old && tables > 0 {
+        let text = format!(
+            "{} has pages of {old} bytes, the donor's file of {new}: remove it, with its -wal and \
+             -shm, and run this again",
+            target.display()
+        );
+        return Err(fail(DbError::Schema(text)));
+    }
     pages(&copied, &mut place, "written", tell).map_err(fail)?;
     // As small as before; not more than tidiness, and somebody may be reading.
     let _ = place.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
