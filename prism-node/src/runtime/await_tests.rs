@@ -89,6 +89,37 @@ fn an_awaited_update_is_final_when_every_region_has_it() {
 }
 
 #[test]
+fn an_awaited_update_that_one_region_refuses_is_nowhere() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, _) = cluster(dir.path());
+    let there = Connection::open(dir.path().join("EU.db")).expect("opens");
+    there
+        .execute("INSERT INTO notes VALUES ('x')", [])
+        .expect("in the way");
+    let na = start(&config, "NA1", dir.path());
+    let eu = start(&config, "EU1", dir.path());
+    let update = note("x", Mode::Await);
+    let answer = submit(&na, update.clone());
+    let Answer::Undone {
+        seq: Some(Seq(1)),
+        reason: UndoReason::Refused { region, .. },
+        ..
+    } = &answer
+    else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(region, "EU");
+    assert_eq!(notes(dir.path(), "NA", "x"), 0);
+    until("EU has the undo", || {
+        na.board().status().lanes[0].acked >= 2
+    });
+    assert_eq!(notes(dir.path(), "EU", "x"), 1, "its own is not touched");
+    assert_eq!(submit(&na, update), answer);
+    let _ = na.drain(Duration::ZERO);
+    let _ = eu.drain(Duration::ZERO);
+}
+
+#[test]
 fn an_awaited_update_is_undone_everywhere_when_a_region_does_not_confirm_in_time() {
     let dir = tempfile::tempdir().expect("a directory");
     let (config, _) = cluster(dir.path());

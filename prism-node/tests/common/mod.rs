@@ -7,10 +7,11 @@ pub mod files;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use postgres::{Client, NoTls};
-use prism_db::throwaway::Cluster;
+use prism_db::throwaway::{Cluster, ClusterOptions};
 use prism_node::demo::cluster::{LocalCluster, RegionSpec, Spec, wait_for};
 use prism_node::status::{Alarm, Inlet, Lane, Status};
 use serde_json::{Value, json};
@@ -32,6 +33,15 @@ name = "new_user"
 sql = "INSERT INTO users (username, kills) VALUES ($1, 0)"
 params = ["text"]
 kind = "insert"
+
+[[statement]]
+name = "score"
+sql = "UPDATE users SET kills = kills + $2 WHERE username = $1"
+params = ["text", "int"]
+kind = "delta"
+key = "users/$1"
+undo = "UPDATE users SET kills = kills - $2 WHERE username = $1"
+on_reject = "undo"
 
 [[statement]]
 name = "undoable"
@@ -56,7 +66,12 @@ const TABLES: &str = "
 /// One server for all tests of a process. It ends with the process (see `throwaway`).
 fn server() -> &'static Cluster {
     static SERVER: OnceLock<Cluster> = OnceLock::new();
-    SERVER.get_or_init(|| Cluster::start().expect("a throwaway PostgreSQL server"))
+    let options = ClusterOptions {
+        // All clusters of a test binary at once, and each of their nodes has a dozen.
+        max_connections: 500,
+        ..ClusterOptions::default()
+    };
+    SERVER.get_or_init(|| Cluster::start_with(options).expect("a throwaway PostgreSQL server"))
 }
 
 /// A cluster and its databases.
@@ -255,7 +270,18 @@ impl Drop for World {
     }
 }
 
+/// Kills for a user, awaited.
+pub fn awaited(user: &str, kills: i64) -> Value {
+    json!({"statement": "score", "params": [user, kills], "mode": "await"})
+}
+
 impl World {
+    /// The same as [`World::post`], in a thread.
+    pub fn post_aside(&self, node: &str, body: Value) -> JoinHandle<(u16, Value)> {
+        let (http, url) = (self.cluster.http(), self.updates_url(node));
+        std::thread::spawn(move || post(&http, &url, &body))
+    }
+
     /// Status and body of `POST /v1/updates`.
     pub fn post(&self, node: &str, body: &Value) -> (u16, Value) {
         post(&self.cluster.http(), &self.updates_url(node), body)
