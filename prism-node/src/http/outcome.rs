@@ -159,10 +159,18 @@ impl Why {
                 region: Some(region.clone()),
                 error: ErrorBody::new(
                     "refused",
-                    format!(
-                        "the database of region {region} refused the update: {message} (SQLSTATE \
-                         {sqlstate}); it is undone in every region"
-                    ),
+                    // The other region's words do not travel with its refusal, unless it was met by
+                    // direct SQL.
+                    match message.as_str() {
+                        "" => format!(
+                            "the database of region {region} refused the update (SQLSTATE \
+                             {sqlstate}); it is undone in every region"
+                        ),
+                        message => format!(
+                            "the database of region {region} refused the update: {message} \
+                             (SQLSTATE {sqlstate}); it is undone in every region"
+                        ),
+                    },
                 ),
             },
             UndoReason::Conflict { region } => Self {
