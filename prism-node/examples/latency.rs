@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for i in 0..warm_up + updates {
         let id = i64::try_from(i)?;
         let begin = Instant::now();
-        let answers = intake.submit(vec![note(id)])?.blocking_recv()?;
+        let answers = intake.submit(vec![note(id)])?.wait()?;
         let committed = Instant::now();
         if !matches!(answers[..], [Answer::Committed { .. }]) {
             return Err(format!("not committed: {answers:?}").into());

@@ -209,16 +209,14 @@ impl SubmitWorker {
 pub(super) fn record(
     database: &mut dyn Database,
     submissions: &[Submission],
-    results: Vec<Result<Committed, SubmitError>>,
+    mut results: Vec<Result<Committed, SubmitError>>,
 ) -> Vec<Result<Committed, SubmitError>> {
-    let one = |(submission, result)| match result {
-        Err(SubmitError::Refused { sqlstate, message }) => {
-            match database.request_refused(submission, &sqlstate, &message, false) {
-                Ok(()) => Err(SubmitError::Refused { sqlstate, message }),
-                Err(error) => Err(SubmitError::Unavailable(error.to_string())),
-            }
+    for (submission, result) in submissions.iter().zip(&mut results) {
+        if let Err(SubmitError::Refused { sqlstate, message }) = result
+            && let Err(error) = database.request_refused(submission, sqlstate, message, false)
+        {
+            *result = Err(SubmitError::Unavailable(error.to_string()));
         }
-        result => result,
-    };
-    submissions.iter().zip(results).map(one).collect()
+    }
+    results
 }
