@@ -208,3 +208,42 @@ fn an_update_that_is_too_large_is_refused_before_anything_is_written() {
     w.wait_acked("NA1", "EU");
     assert_eq!((w.notes("NA", "x"), w.notes("EU", "x")), (1, 1));
 }
+
+#[test]
+fn a_refused_update_is_undone_in_every_region_that_applied_it() {
+    let mut w = World::plan(&Plan {
+        regions: &[("NA", 2), ("EU", 1), ("AS", 1)],
+        toml: r#"[[statement]]
+name = "kill"
+sql = "UPDATE users SET kills = kills + $2 WHERE username = $1"
+params = ["text", "int"]
+kind = "delta"
+undo = "UPDATE users SET kills = kills - $2 WHERE username = $1"
+on_reject = "undo""#,
+        ..Plan::default()
+    });
+    let constraint = "ALTER TABLE users ADD CHECK (username <> 'alex' OR kills = 0)";
+    w.sql("EU").batch_execute(constraint).expect("a constraint");
+    w.start(&["NA1", "NA2", "EU1", "AS1"]);
+    let one = |user: &str| serde_json::json!({"statement": "kill", "params": [user, 1]});
+    w.submit(
+        "NA1",
+        &[one("steve"), one("alex"), one("steve"), one("alex")],
+    );
+    w.wait("both are undone", || {
+        let row = w
+            .sql("NA")
+            .query_one("SELECT next_seq FROM prism.region", &[]);
+        row.expect("a row").get::<_, i64>(0) == 7
+    });
+    w.wait_acked("NA1", "EU");
+    w.wait_acked("NA1", "AS");
+    for region in ["NA", "EU", "AS"] {
+        let kills = (w.kills(region, "steve"), w.kills(region, "alex"));
+        assert_eq!(kills, (2, 0), "{region}");
+    }
+    w.wait("no alarm stands", || {
+        let nodes = ["NA1", "NA2", "EU1", "AS1"];
+        nodes.iter().all(|node| w.status(node).alarms.is_empty())
+    });
+}
