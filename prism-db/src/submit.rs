@@ -79,6 +79,7 @@ pub fn submit_chains(db: &mut dyn Database, batch: &[Submission], chains: &[usiz
         answers: Vec::with_capacity(batch.len()),
         patience: PATIENCE,
         blocked: HashSet::new(),
+        away: None,
     };
     let mut chains = chains;
     for part in distinct(&batch) {
@@ -120,8 +121,11 @@ struct Run<'a> {
     db: &'a mut dyn Database,
     answers: Vec<Answer>,
     patience: u32,
-    /// Chains of which one is blocked.
+    /// Chains of which one is blocked, or not tried.
     blocked: HashSet<usize>,
+    /// One was not written because the database is away, or nobody knows: then none behind it is,
+    /// even if the database is back. It is run later, and they must not overtake it.
+    away: Option<SubmitError>,
 }
 
 /// What a failure leaves to be tried.
@@ -143,6 +147,10 @@ impl Run<'_> {
     fn all(&mut self, batch: &[Submission], chains: &[usize]) {
         let (mut batch, mut chains) = (batch, chains);
         while !batch.is_empty() {
+            if let Some(away) = &self.away {
+                let answers = std::iter::repeat_n(Err(away.clone()), batch.len());
+                return self.answers.extend(answers);
+            }
             let before = self.answers.len();
             self.step(batch, chains);
             // At least one: `step` ends with an answer or with a shorter batch.
@@ -172,28 +180,27 @@ impl Run<'_> {
         match self.next(&error, batch.len()) {
             Next::Nothing => match judge(&error) {
                 blocked @ SubmitError::Blocked(_) => {
-                    self.answers.push(Err(blocked));
-                    self.not_tried(batch.len() - 1);
+                    self.answer(&chains[..1], &blocked);
+                    self.answer(&chains[1..], &SubmitError::NotTried);
                 }
-                _ => self.answer(batch.len(), &error),
+                all => self.answer(chains, &all),
             },
             Next::Without(index) => {
                 // What stands before it ran without an error: commit that first, for the order.
                 self.all(&batch[..index], &chains[..index]);
-                self.answer(1, &error);
+                self.judged(chains[index], judge(&error));
             }
             Next::Blocked(index) => {
                 self.all(&batch[..index], &chains[..index]);
-                self.answer(1, &error);
-                self.blocked.insert(chains[index]);
+                self.judged(chains[index], judge(&error));
                 self.patience = self.patience.saturating_sub(1);
-                if self.patience == 0 {
-                    self.not_tried(batch.len() - index - 1);
+                if self.patience == 0 && self.away.is_none() {
+                    self.answer(&chains[index + 1..], &SubmitError::NotTried);
                 }
             }
             Next::Before(index) => {
                 self.all(&batch[..index], &chains[..index]);
-                self.answer(batch.len() - index, &error);
+                self.answer(&chains[index..], &judge(&error));
             }
             Next::Half => {
                 let half = batch.len() / 2;
@@ -236,15 +243,28 @@ impl Run<'_> {
         }
     }
 
-    fn not_tried(&mut self, count: usize) {
-        let answers = std::iter::repeat_n(Err(SubmitError::NotTried), count);
-        self.answers.extend(answers);
+    /// The verdict on one that ran behind others, which were to be committed meanwhile. If they
+    /// were not, it says nothing: it may have come from what they had written.
+    fn judged(&mut self, chain: usize, verdict: SubmitError) {
+        let verdict = match &self.away {
+            Some(away) => away.clone(),
+            None if self.blocked.contains(&chain) => SubmitError::NotTried,
+            None => verdict,
+        };
+        self.answer(&[chain], &verdict);
     }
 
-    fn answer(&mut self, count: usize, error: &DbError) {
-        for _ in 0..count {
-            self.answers.push(Err(judge(error)));
+    /// The same for one of each of these chains.
+    fn answer(&mut self, chains: &[usize], error: &SubmitError) {
+        match error {
+            SubmitError::Blocked(_) | SubmitError::NotTried => self.blocked.extend(chains),
+            SubmitError::Unavailable(_) | SubmitError::Unknown(_) if !chains.is_empty() => {
+                self.away.get_or_insert_with(|| error.clone());
+            }
+            _ => {}
         }
+        let answers = std::iter::repeat_n(Err(error.clone()), chains.len());
+        self.answers.extend(answers);
     }
 
     /// Answers those of which the answer is known, and tries the others.
@@ -262,11 +282,12 @@ impl Run<'_> {
             answers: Vec::with_capacity(rest.len()),
             patience: self.patience,
             blocked: std::mem::take(&mut self.blocked),
+            away: self.away.take(),
         };
         let others: Vec<_> = rest.iter().map(|&index| batch[index].clone()).collect();
         let their_chains: Vec<_> = rest.iter().map(|&index| chains[index]).collect();
         run.all(&others, &their_chains);
-        (self.patience, self.blocked) = (run.patience, run.blocked);
+        (self.patience, self.blocked, self.away) = (run.patience, run.blocked, run.away);
         let mut others = run.answers.into_iter();
         for index in 0..batch.len() {
             match known.remove(&index) {

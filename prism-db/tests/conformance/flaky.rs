@@ -16,6 +16,8 @@ pub enum Fate {
     CommittedUnheard,
     /// Not committed, and the answer is lost.
     Lost,
+    /// Rolled back at the deadline.
+    Late,
 }
 
 pub struct Flaky {
@@ -43,6 +45,7 @@ impl Flaky {
         match self.fates.pop().unwrap_or(Fate::Fine) {
             Fate::Fine => call(&mut *self.inner),
             Fate::Lost => lost(),
+            Fate::Late => Err(DbError::sql("57014", "canceling statement", None)),
             Fate::CommittedUnheard => {
                 call(&mut *self.inner)?;
                 lost()

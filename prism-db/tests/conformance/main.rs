@@ -124,6 +124,8 @@ macro_rules! suite {
                     a_locked_row_blocks_and_nothing_is_written,
                     old_values_are_read_just_before,
                     an_ambiguous_commit_is_found_by_its_request_id,
+                    nothing_overtakes_an_update_that_the_database_lost_in_between,
+                    nothing_overtakes_an_update_that_was_not_tried,
                     updates_name_what_their_origin_had_seen,
                 ],
                 types: [

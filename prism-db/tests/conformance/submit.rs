@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prism_db::submit::{SubmitError, submit};
+use prism_db::submit::{SubmitError, submit, submit_chains};
 use prism_db::{Submission, Update, Value};
 use prism_proto::{RegionKey, Seq, Tag};
 
@@ -219,6 +219,32 @@ pub fn an_ambiguous_commit_is_found_by_its_request_id<B: Backend>(world: &World<
     let found = db.inner.outbox_find(&[4; 16]).expect("look");
     assert_eq!(found.map(|committed| committed.seq), Some(seq));
     assert_eq!(db.inner.outbox_find(&[5; 16]).expect("look"), None);
+}
+
+/// What is not written now runs later, from the journal: an update behind it that is committed at
+/// once, because the database is back, would have overtaken it.
+pub fn nothing_overtakes_an_update_that_the_database_lost_in_between<B: Backend>(world: &World<B>) {
+    let batch = [world.append("1"), world.kills(5000), world.append("2")];
+    // The whole fails because of the second; then the first alone is lost.
+    let mut db = Flaky::new(world.na.open(), vec![Fate::Lost, Fate::Fine]);
+    assert_eq!(pattern(&submit(&mut db, &batch)), "UUU");
+    assert_eq!(world.trace_at(&world.na), "");
+    assert_eq!(pattern(&submit(&mut db, &batch)), "+R+");
+    assert_eq!(world.trace_at(&world.na), "1 2");
+}
+
+pub fn nothing_overtakes_an_update_that_was_not_tried<B: Backend>(world: &World<B>) {
+    let batch = [
+        world.append("1"),
+        world.append("other"),
+        world.kills(5000),
+        world.append("2"),
+        world.append("other too"),
+    ];
+    let mut db = Flaky::new(world.na.open(), vec![Fate::Late, Fate::Late, Fate::Fine]);
+    let answers = submit_chains(&mut db, &batch, &[0, 1, 0, 0, 2]);
+    assert_eq!(pattern(&answers), "B+--+");
+    assert_eq!(world.trace_at(&world.na), "other other too");
 }
 
 pub fn updates_name_what_their_origin_had_seen<B: Backend>(world: &World<B>) {
