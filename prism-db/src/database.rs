@@ -11,6 +11,10 @@ use crate::{
     RequestRow, Retried, UndoReason, Undone, Update, Value,
 };
 
+/// Longest lease or wish for a lane. By the wall clock: one that ends later was written before the
+/// clock went back, and counts as ended, or a node that is dead would keep its lane until then.
+pub const MAX_LEASE: Duration = Duration::from_secs(30);
+
 /// Names of the regions, as every database knows them.
 #[derive(Debug, Clone)]
 pub struct Topology {
@@ -274,7 +278,8 @@ pub trait Database: Send {
     fn lanes(&mut self) -> Result<Vec<LaneRow>, DbError>;
 
     /// Takes or renews the lease of a lane for `node`, by the database's clock, if it is free,
-    /// expired or already `node`'s. Returns the row as it is afterwards.
+    /// expired or already `node`'s. Returns the row as it is afterwards. `ttl`: [`MAX_LEASE`] at
+    /// most.
     ///
     /// # Errors
     /// [`DbError`].
@@ -528,7 +533,7 @@ pub trait Database: Send {
     // ---- lanes, backlog, nodes
 
     /// `node` would like to hold this lane: its holder sees it and gives way. Forgotten after
-    /// `ttl`.
+    /// `ttl` ([`MAX_LEASE`] at most).
     ///
     /// # Errors
     /// [`DbError`].

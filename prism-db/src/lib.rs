@@ -28,7 +28,7 @@ mod value;
 
 pub use database::{
     ApplyItem, ApplyReport, ApplyRequest, Committed, Database, Drift, ItemAction, LaneRow,
-    RegionRow, RejectedRow, Submission, Topology,
+    MAX_LEASE, RegionRow, RejectedRow, Submission, Topology,
 };
 pub use error::{DbError, ErrorClass};
 pub use open::{Migrated, OpenOptions, migrate, open};

@@ -472,8 +472,17 @@ fn what_was_written_before_the_clock_went_back_does_not_last() {
             "UPDATE prism_lane SET lease_until = lease_until + {HOUR}"
         ))
         .expect("ahead");
+    // The holder may be dead: nobody would ask for the lane as long as it looks held.
+    assert_eq!(na.lanes().expect("lanes")[0].holder, None);
     let other = na.lane_lease("EU", "NA2", ttl).expect("lease");
     assert_eq!(other.holder.as_deref(), Some("NA2"));
+    na.lane_want("EU", "NA1", ttl).expect("wish");
+    plain(&path)
+        .execute_batch(&format!(
+            "UPDATE prism_lane SET wanted_until = wanted_until + {HOUR}"
+        ))
+        .expect("ahead");
+    assert_eq!(na.lanes().expect("lanes")[0].wanted, None);
 
     let held = na
         .held_begin(&bump("a"), Duration::from_secs(60))

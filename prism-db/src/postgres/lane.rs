@@ -10,14 +10,19 @@ use super::session::{Session, column};
 use super::{apply, interval, position, unsigned};
 use crate::{DbError, LaneRow};
 
-/// The database's clock decides, at the moment of the call, not at the start of a transaction. The
-/// backlog begins with the first update behind the acknowledged one.
+/// The database's clock decides, at the moment of the call, not at the start of a transaction. What
+/// ends later than anybody may ask for ([`crate::MAX_LEASE`]) was written before the clock went back.
+/// The backlog begins with the first update behind the acknowledged one.
 macro_rules! lanes {
     ($where:literal) => {
         concat!(
             "SELECT l.peer, l.epoch, l.acked, l.tag,
-                CASE WHEN l.lease_until > clock_timestamp() THEN l.holder END,
-                CASE WHEN l.wanted_until > clock_timestamp() THEN l.wanted END,
+                CASE WHEN l.lease_until > clock_timestamp()
+                     AND l.lease_until <= clock_timestamp() + interval '30 seconds'
+                     THEN l.holder END,
+                CASE WHEN l.wanted_until > clock_timestamp()
+                     AND l.wanted_until <= clock_timestamp() + interval '30 seconds'
+                     THEN l.wanted END,
                 l.stale, coalesce(r.bytes - o.bytes, 0),
                 abs((extract(epoch FROM clock_timestamp() - o.at) * 1000)::bigint)
             FROM prism.lane l CROSS JOIN prism.region r
@@ -40,7 +45,8 @@ const LEASE: &str = "UPDATE prism.lane
     SET holder = $2, lease_until = clock_timestamp() + $3 * interval '1 microsecond',
         wanted = nullif(wanted, $2)
     WHERE peer = $1 AND (holder IS NULL OR holder = $2
-        OR lease_until IS NULL OR lease_until <= clock_timestamp())";
+        OR lease_until IS NULL OR lease_until <= clock_timestamp()
+        OR lease_until > clock_timestamp() + interval '30 seconds')";
 
 const RELEASE: &str =
     "UPDATE prism.lane SET holder = NULL, lease_until = NULL WHERE peer = $1 AND holder = $2";

@@ -10,10 +10,11 @@ use super::ledger::{self, CLOCK, read_position};
 use crate::{DbError, LaneRow, OutboxFigures};
 
 /// The oldest row that the peer does not have starts its backlog. Lanes of another epoch have
-/// acknowledged nothing of this one.
+/// acknowledged nothing of this one. What ends later than anybody may ask for
+/// ([`crate::MAX_LEASE`]) was written before the clock went back.
 const LANE: &str = "SELECT l.peer, l.epoch, l.acked, l.tag,
-        CASE WHEN l.lease_until > {CLOCK} THEN l.holder END,
-        CASE WHEN l.wanted_until > {CLOCK} THEN l.wanted END,
+        CASE WHEN l.lease_until BETWEEN {CLOCK} + 1 AND {CLOCK} + 30000000 THEN l.holder END,
+        CASE WHEN l.wanted_until BETWEEN {CLOCK} + 1 AND {CLOCK} + 30000000 THEN l.wanted END,
         l.stale, r.bytes - o.total + length(o.body), {CLOCK} - o.at
     FROM prism_lane l CROSS JOIN prism_region r
     LEFT JOIN prism_outbox o ON o.seq = (SELECT min(seq) FROM prism_outbox
@@ -55,20 +56,16 @@ fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 4)
 }
 
-/// Takes the lease if it is free, expired or `node`'s. One that ends much later than any node would
-/// have it was taken before the clock went back.
+/// Takes the lease if it is free, expired or `node`'s.
 pub(super) fn lease(db: &Connection, peer: &str, node: &str, ttl: Duration) -> Result<(), DbError> {
     let ttl = micros(ttl);
     let taken = db
         .prepare_cached(&sql(
             "UPDATE prism_lane SET holder = ?2, lease_until = {CLOCK} + ?3
              WHERE peer = ?1 AND (holder IS NULL OR holder = ?2 OR lease_until <= {CLOCK}
-                                  OR lease_until > {CLOCK} + ?4)",
+                                  OR lease_until > {CLOCK} + 30000000)",
         ))
-        .and_then(|mut update| {
-            let absurd = ttl.saturating_mul(4).min(i64::MAX / 4);
-            update.execute(params![peer, node, ttl, absurd])
-        })
+        .and_then(|mut update| update.execute(params![peer, node, ttl]))
         .map_err(own)?;
     if taken > 0 {
         db.prepare_cached(
@@ -93,7 +90,8 @@ pub(super) fn release(db: &Connection, peer: &str, node: &str) -> Result<(), DbE
 pub(super) fn want(db: &Connection, peer: &str, node: &str, ttl: Duration) -> Result<(), DbError> {
     db.prepare_cached(&sql(
         "UPDATE prism_lane SET wanted = ?2, wanted_until = {CLOCK} + ?3
-         WHERE peer = ?1 AND (wanted IS NULL OR wanted = ?2 OR wanted_until <= {CLOCK})",
+         WHERE peer = ?1 AND (wanted IS NULL OR wanted = ?2 OR wanted_until <= {CLOCK}
+                              OR wanted_until > {CLOCK} + 30000000)",
     ))
     .and_then(|mut update| update.execute(params![peer, node, micros(ttl)]))
     .map_err(own)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prism_db::{Database, DbError, LaneRow, OutboxFigures};
+use prism_db::{Database, DbError, LaneRow, MAX_LEASE, OutboxFigures};
 use prism_proto::{Epoch, Position, Seq, Tag};
 
 use crate::world::{Backend, World, eventually};
@@ -27,8 +27,8 @@ pub fn a_lease_is_taken_renewed_and_taken_over<B: Backend>(world: &World<B>) {
     };
     let na1 = Some("NA1".to_owned());
     let na2 = Some("NA2".to_owned());
-    assert_eq!(lease(&mut *one, "NA1", LONG), na1, "free: taken");
-    assert_eq!(lease(&mut *two, "NA2", LONG), na1, "held: not taken");
+    assert_eq!(lease(&mut *one, "NA1", MAX_LEASE), na1, "free: taken");
+    assert_eq!(lease(&mut *two, "NA2", MAX_LEASE), na1, "held: not taken");
     assert_eq!(holders(&mut *two)[1].1, na1);
     assert_eq!(holders(&mut *two)[0].1, None, "each lane by itself");
     assert_eq!(
@@ -37,9 +37,9 @@ pub fn a_lease_is_taken_renewed_and_taken_over<B: Backend>(world: &World<B>) {
         "renewed, and shortened"
     );
     eventually("an expired lease is taken over", || {
-        lease(&mut *two, "NA2", LONG) == na2
+        lease(&mut *two, "NA2", MAX_LEASE) == na2
     });
-    assert_eq!(lease(&mut *one, "NA1", LONG), na2, "lost");
+    assert_eq!(lease(&mut *one, "NA1", MAX_LEASE), na2, "lost");
     one.lane_release("EU", "NA1")
         .expect("not the holder: nothing");
     assert_eq!(holders(&mut *one)[1].1, na2);
@@ -49,7 +49,7 @@ pub fn a_lease_is_taken_renewed_and_taken_over<B: Backend>(world: &World<B>) {
     eventually("an expired lease is nobody's", || {
         holders(&mut *two) == free
     });
-    let unknown = one.lane_lease("MARS", "NA1", LONG);
+    let unknown = one.lane_lease("MARS", "NA1", MAX_LEASE);
     assert!(matches!(unknown, Err(DbError::Schema(_))), "{unknown:?}");
 }
 
@@ -81,22 +81,22 @@ fn lane(db: &mut dyn Database, peer: &str) -> LaneRow {
 
 pub fn a_lane_is_asked_for<B: Backend>(world: &World<B>) {
     let mut db = world.na.open();
-    let na1 = db.lane_lease("EU", "NA1", LONG).expect("lease");
+    let na1 = db.lane_lease("EU", "NA1", MAX_LEASE).expect("lease");
     assert_eq!((na1.wanted, na1.stale), (None, false));
-    db.lane_want("EU", "NA2", LONG).expect("wish");
-    let renewed = db.lane_lease("EU", "NA1", LONG).expect("lease");
+    db.lane_want("EU", "NA2", MAX_LEASE).expect("wish");
+    let renewed = db.lane_lease("EU", "NA1", MAX_LEASE).expect("lease");
     assert_eq!(renewed.holder.as_deref(), Some("NA1"));
     assert_eq!(renewed.wanted.as_deref(), Some("NA2"));
     assert_eq!(lane(&mut *db, "AS").wanted, None);
     db.lane_release("EU", "NA1").expect("gives way");
-    let taken = db.lane_lease("EU", "NA2", LONG).expect("lease");
+    let taken = db.lane_lease("EU", "NA2", MAX_LEASE).expect("lease");
     assert_eq!(taken.holder.as_deref(), Some("NA2"));
     assert_eq!(taken.wanted, None, "fulfilled");
     db.lane_want("EU", "NA3", SHORT).expect("wish");
     eventually("a wish that is not repeated is forgotten", || {
         lane(&mut *db, "EU").wanted.is_none()
     });
-    db.lane_want("EU", "NA1", LONG).expect("wish");
+    db.lane_want("EU", "NA1", MAX_LEASE).expect("wish");
     assert_eq!(lane(&mut *db, "EU").wanted.as_deref(), Some("NA1"));
 }
 
