@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pg::*;
 use prism_db::submit::{SubmitError, submit};
-use prism_db::{DbError, RequestState, Value};
+use prism_db::{DbError, MAX_LEASE, RequestState, Value};
 use prism_proto::{ApplyCause, Position, Seq, Tag, Verdict};
 
 const KILLS: &str = "SELECT sum(kills)::bigint FROM users";
@@ -290,16 +290,15 @@ fn backlog_is_told_in_bytes_and_a_stale_region_holds_up_no_trimming() {
 #[test]
 fn a_lane_is_wanted_for_a_while() {
     let mut na = Region::new(shared(), "want_na", "NA");
-    let hour = Duration::from_secs(3600);
-    na.db.lane_lease("EU", "NA1", hour).unwrap();
-    na.db.lane_want("EU", "NA2", hour).unwrap();
-    let row = na.db.lane_lease("EU", "NA1", hour).unwrap();
+    na.db.lane_lease("EU", "NA1", MAX_LEASE).unwrap();
+    na.db.lane_want("EU", "NA2", MAX_LEASE).unwrap();
+    let row = na.db.lane_lease("EU", "NA1", MAX_LEASE).unwrap();
     assert_eq!(
         (row.holder.as_deref(), row.wanted.as_deref()),
         (Some("NA1"), Some("NA2"))
     );
     na.db.lane_release("EU", "NA1").unwrap();
-    let row = na.db.lane_lease("EU", "NA2", hour).unwrap();
+    let row = na.db.lane_lease("EU", "NA2", MAX_LEASE).unwrap();
     assert_eq!((row.holder.as_deref(), row.wanted), (Some("NA2"), None));
     na.db
         .lane_want("EU", "NA1", Duration::from_millis(20))
@@ -311,8 +310,49 @@ fn a_lane_is_wanted_for_a_while() {
             .iter()
             .all(|lane| lane.wanted.is_none())
     });
-    let unknown = na.db.lane_want("MARS", "NA1", hour);
+    let unknown = na.db.lane_want("MARS", "NA1", MAX_LEASE);
     assert!(matches!(unknown, Err(DbError::Schema(_))), "{unknown:?}");
+}
+
+/// The holder died while the clock was an hour ahead: its sibling would not even have asked.
+#[test]
+fn a_dead_holder_does_not_keep_its_lane_for_an_hour_when_the_clock_goes_back() {
+    let mut na = Region::new(shared(), "lease_clock_na", "NA");
+    na.db.lane_lease("EU", "NA1", MAX_LEASE).unwrap();
+    na.db.lane_want("EU", "NA3", MAX_LEASE).unwrap();
+    na.sql()
+        .batch_execute(
+            "UPDATE prism.lane SET lease_until = lease_until + interval '1 hour',
+                 wanted_until = wanted_until + interval '1 hour'",
+        )
+        .unwrap();
+    let lanes = na.db.lanes().unwrap();
+    assert!(
+        lanes
+            .iter()
+            .all(|lane| lane.holder.is_none() && lane.wanted.is_none()),
+        "{lanes:?}"
+    );
+    let row = na.db.lane_lease("EU", "NA2", MAX_LEASE).unwrap();
+    assert_eq!(row.holder.as_deref(), Some("NA2"));
+}
+
+/// `at` is when a transaction began: of a long one earlier than of its neighbours.
+#[test]
+fn trimming_leaves_no_hole_in_what_a_restored_region_is_refilled_from() {
+    let mut na = Region::new(shared(), "hole_na", "NA");
+    na.db.submit(&[user(1), kills(1, 1), kills(1, 1)]).unwrap();
+    na.db.lane_stale("AS", true).unwrap();
+    na.db.lane_stale("EU", true).unwrap();
+    na.sql()
+        .batch_execute("UPDATE prism.outbox SET at = at - interval '2 hours' WHERE seq = 2")
+        .unwrap();
+    let hour = Duration::from_secs(3600);
+    assert_eq!(na.db.outbox_trim(hour, 100).unwrap(), 0);
+    na.sql()
+        .batch_execute("UPDATE prism.outbox SET at = at - interval '2 hours' WHERE seq = 1")
+        .unwrap();
+    assert_eq!(na.db.outbox_trim(hour, 100).unwrap(), 2);
 }
 
 #[test]

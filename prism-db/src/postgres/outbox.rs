@@ -41,9 +41,11 @@ const FIND: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, xid
     ORDER BY seq LIMIT 1";
 
 /// Lanes of another epoch have acknowledged nothing of this one; a peer without a row neither. Stale
-/// ones do not count; without any that counts, nobody waits for anything.
-const TRIM: &str = "DELETE FROM prism.outbox WHERE seq IN (
-        SELECT seq FROM prism.outbox
+/// ones do not count; without any that counts, nobody waits for anything. Only from the front: times
+/// are not in the order of the numbers (long transactions, a clock that goes back), and a stream with
+/// holes cannot refill a database that is restored.
+const TRIM: &str = "WITH front AS (
+        SELECT seq, at, state FROM prism.outbox
         WHERE seq <= (SELECT coalesce(
                           min(CASE WHEN l.epoch = r.epoch THEN l.acked ELSE 0 END)
                               FILTER (WHERE l.stale IS NOT TRUE),
@@ -51,10 +53,12 @@ const TRIM: &str = "DELETE FROM prism.outbox WHERE seq IN (
                       FROM prism.region r
                       LEFT JOIN unnest($1::text[]) AS p (peer) ON true
                       LEFT JOIN prism.lane l ON l.peer = p.peer)
-          AND seq < coalesce((SELECT min(h.seq) FROM prism.outbox h WHERE h.state = 'h'),
-                             9223372036854775807)
-          AND at < now() - $2 * interval '1 microsecond'
-        ORDER BY seq LIMIT $3)";
+        ORDER BY seq LIMIT $3)
+    DELETE FROM prism.outbox WHERE seq IN (
+        SELECT seq FROM front
+        WHERE seq < coalesce((SELECT min(seq) FROM front
+                              WHERE state = 'h' OR at >= now() - $2 * interval '1 microsecond'),
+                             9223372036854775807))";
 
 /// The rows are consecutive.
 const FIGURES: &str = "SELECT coalesce(l.seq - f.seq + 1, 0), coalesce(r.bytes - f.bytes, 0),
