@@ -26,6 +26,22 @@ pub(super) fn of(board: &Board, result: Result<Committed, SubmitError>) -> Answe
     })
 }
 
+/// The answer to one that went to the journal, or was to. `why`: what the database had said.
+pub(super) fn spooled(written: Result<(), Failure>, why: Option<&SubmitError>) -> Answer {
+    match (written, why) {
+        (Ok(()), _) => Answer::Spooled,
+        // The other failures say that nothing was written, and of this one nobody knows.
+        (Err(failure @ Failure::Unknown(_)), _) => Answer::Failed(failure),
+        (Err(failure), Some(SubmitError::Unknown(why))) => {
+            Answer::Failed(Failure::Unknown(format!(
+                "{why}; it could not be stored either: {failure}; ask again by its request_id, or \
+             submit it again with the same one"
+            )))
+        }
+        (Err(failure), _) => Answer::Failed(failure),
+    }
+}
+
 /// The same request was submitted before: the answer that its caller got, or would get now.
 pub(super) fn repeated(board: &Board, row: &RequestRow) -> Answer {
     let here = row.stream == board.names.my_region();
@@ -62,4 +78,21 @@ fn words(message: &str) -> String {
         .strip_prefix("the database refused the update: ")
         .unwrap_or(message)
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_outcome_stays_unknown_when_the_journal_is_full() {
+        let full = || Err(Failure::Journal("full".into()));
+        let unknown = SubmitError::Unknown("lost".into());
+        let answer = spooled(full(), Some(&unknown));
+        assert!(matches!(answer, Answer::Failed(Failure::Unknown(_))));
+        let away = SubmitError::Unavailable("away".into());
+        let answer = spooled(full(), Some(&away));
+        assert!(matches!(answer, Answer::Failed(Failure::Journal(_))));
+        assert_eq!(spooled(Ok(()), Some(&unknown)), Answer::Spooled);
+    }
 }

@@ -101,12 +101,10 @@ impl Slow {
             match result {
                 Some(Err(SubmitError::Blocked(blocked))) => why = blocked,
                 Some(Err(SubmitError::NotTried)) | None => {}
-                Some(Err(SubmitError::Unavailable(_) | SubmitError::Unknown(_))) => {
+                Some(Err(error @ (SubmitError::Unavailable(_) | SubmitError::Unknown(_)))) => {
                     self.publisher.look();
-                    return match self.spool.append(&[item]).pop() {
-                        Some(Err(failure)) => Answer::Failed(failure),
-                        _ => Answer::Spooled,
-                    };
+                    let written = self.spool.append(&[item]).pop().unwrap_or(Ok(()));
+                    return answer::spooled(written, Some(&error));
                 }
                 Some(result) => return answer::of(&self.board, result),
             }

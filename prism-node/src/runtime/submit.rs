@@ -68,8 +68,9 @@ impl SubmitWorker {
                     Some(item) if item.mode == Mode::Await => {
                         self.hand(&self.awaits, chain);
                     }
-                    // It would most likely wait for the same lock as others do already.
-                    Some(item) if self.rows.locked(item.row) => {
+                    // It would most likely wait for the same lock as others do already. Behind
+                    // what waits in the journal it waits there.
+                    Some(item) if self.rows.locked(item.row) && self.spool.is_empty() => {
                         if batch.len() > first {
                             break;
                         }
@@ -120,18 +121,21 @@ impl SubmitWorker {
         let (places, items): (Vec<usize>, Vec<Item>) = batch.into_iter().unzip();
         // The order in which they were accepted: what waits in the journal comes first.
         if !self.spool.is_empty() {
-            return self.spool_all(&items);
+            return self.spool_all(&items, &[]);
         }
         let submissions: Vec<Submission> = items.iter().map(|i| i.submission.clone()).collect();
         let results = submit_chains(self.database.as_mut(), &submissions, &places);
         self.publisher.publish(results.iter().flatten());
         let results = record(self.database.as_mut(), &submissions, results);
         self.account(&results);
-        let mut away = Vec::new();
+        let (mut away, mut why) = (Vec::new(), Vec::new());
         let mut again: BTreeMap<usize, (bool, Chain)> = BTreeMap::new();
         for ((place, item), result) in places.into_iter().zip(items).zip(results) {
             match result {
-                Err(SubmitError::Unavailable(_) | SubmitError::Unknown(_)) => away.push(item),
+                Err(error @ (SubmitError::Unavailable(_) | SubmitError::Unknown(_))) => {
+                    away.push(item);
+                    why.push(error);
+                }
                 Err(error @ (SubmitError::Blocked(_) | SubmitError::NotTried)) => {
                     let (blocked, waiting) = again.entry(place).or_default();
                     *blocked |= matches!(error, SubmitError::Blocked(_));
@@ -155,18 +159,16 @@ impl SubmitWorker {
         }
         if !away.is_empty() {
             self.publisher.look();
-            self.spool_all(&away);
+            self.spool_all(&away, &why);
         }
     }
 
-    fn spool_all(&self, items: &[Item]) {
+    /// `why` not into the database, each; empty if nothing was tried.
+    fn spool_all(&self, items: &[Item], why: &[SubmitError]) {
         let written = self.spool.append(&items.iter().collect::<Vec<_>>());
-        for (item, result) in items.iter().zip(written) {
-            let answer = match result {
-                Ok(()) => Answer::Spooled,
-                Err(failure) => Answer::Failed(failure),
-            };
-            self.queue.finish(item, &answer);
+        for (index, (item, result)) in items.iter().zip(written).enumerate() {
+            self.queue
+                .finish(item, &answer::spooled(result, why.get(index)));
         }
     }
 
@@ -205,7 +207,9 @@ impl SubmitWorker {
 }
 
 /// Puts refusals on record, so that the same request gets the same answer again. One that cannot be
-/// recorded is not answered as refused: asked again, the database judges it anew.
+/// recorded is not answered as refused: asked again, the database judges it anew. Nor is it for the
+/// journal: what its caller sent behind it may be committed already, and if it is on record after
+/// all, nobody would be told.
 pub(super) fn record(
     database: &mut dyn Database,
     submissions: &[Submission],
@@ -215,7 +219,10 @@ pub(super) fn record(
         if let Err(SubmitError::Refused { sqlstate, message }) = result
             && let Err(error) = database.request_refused(submission, sqlstate, message, false)
         {
-            *result = Err(SubmitError::Unavailable(error.to_string()));
+            *result = Err(SubmitError::NotReady(format!(
+                "it refused the update, and that could not be put on record: {error}; nothing was \
+                 written, submit it again"
+            )));
         }
     }
     results
