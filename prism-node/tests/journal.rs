@@ -223,6 +223,33 @@ fn what_cannot_run_when_the_database_is_back_is_a_dead_letter_and_the_rest_runs(
     }
 }
 
+/// Reading works, so nothing else would notice; every update goes to the journal.
+#[test]
+fn a_database_that_answers_and_takes_no_writes_is_an_alarm() {
+    let server = Cluster::start().expect("a server");
+    let mut w = World::plan(&world(&server, ""));
+    w.start(&["NA1"]);
+    w.submit("NA1", &[note(0)]);
+    w.sql("NA")
+        .batch_execute(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 RAISE EXCEPTION USING ERRCODE = '53100', MESSAGE = 'No space left on device';
+             END $$;
+             CREATE TRIGGER full_disk BEFORE INSERT ON notes EXECUTE FUNCTION full_disk()",
+        )
+        .expect("a trigger");
+    spool(&w, "NA1", &note(1));
+    w.wait("the alarm", || w.alarm("NA1", "journal-stuck").is_some());
+    let alarm = w.alarm("NA1", "journal-stuck").expect("it stands");
+    assert!(alarm.detail.contains("No space left"), "{alarm:?}");
+    w.sql("NA")
+        .batch_execute("DROP TRIGGER full_disk ON notes")
+        .expect("room");
+    w.wait("the journal is empty", || entries(&w, "NA1") == 0);
+    w.wait("no alarm", || w.alarm("NA1", "journal-stuck").is_none());
+    assert_eq!(order(&w, "NA"), ["0", "1"]);
+}
+
 #[test]
 fn damage_in_the_journal_is_an_alarm_and_the_rest_runs() {
     let mut server = Cluster::start().expect("a server");

@@ -25,6 +25,9 @@ const BATCH: usize = 512;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// So long the oldest entry may be stopped by a database that answers, before it is an alarm.
 const STUCK: Duration = Duration::from_secs(5);
+/// What to do about a database that answers, and cannot be written.
+const UNWRITABLE: &str = "see the database's message (a full disk? read-only?): updates go to the \
+    journal until it can be written, and then run by themselves";
 /// How often it looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -48,8 +51,8 @@ struct Step {
 }
 
 enum Stop {
-    /// The database is away: the alarm `database` says so already.
-    Away,
+    /// The database cannot be written. If it is away the alarm `database` says so already.
+    Away(String),
     /// It answers, but the entry cannot be done yet.
     Entry(String, &'static str),
 }
@@ -81,19 +84,22 @@ impl Replayer {
                         (pause, since) = (PAUSE.0, None);
                     }
                     match stop {
-                        Stop::Away => since = None,
-                        Stop::Entry(why, remedy) => {
-                            let since = *since.get_or_insert_with(Instant::now);
-                            if since.elapsed() >= STUCK {
-                                self.board.raise(name::JOURNAL_STUCK, "", why, remedy);
-                            }
-                        }
+                        Stop::Away(_) if self.board.lock().unready.is_some() => since = None,
+                        Stop::Away(why) => self.stuck(&mut since, why, UNWRITABLE),
+                        Stop::Entry(why, remedy) => self.stuck(&mut since, why, remedy),
                     }
                     self.publisher.look();
                     self.nap(pause);
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }
+        }
+    }
+
+    /// The database answers, and the journal does not empty.
+    fn stuck(&self, since: &mut Option<Instant>, why: String, remedy: &str) {
+        if since.get_or_insert_with(Instant::now).elapsed() >= STUCK {
+            self.board.raise(name::JOURNAL_STUCK, "", why, remedy);
         }
     }
 
@@ -184,9 +190,8 @@ impl Replayer {
                 format!("the journal's oldest update ({}) waits: {why}", entry.name),
                 "end the transaction that holds the lock; it goes on by itself",
             )),
-            Err(SubmitError::Unavailable(_) | SubmitError::Unknown(_) | SubmitError::NotTried) => {
-                Err(Stop::Away)
-            }
+            Err(SubmitError::Unavailable(why) | SubmitError::Unknown(why)) => Err(Stop::Away(why)),
+            Err(error @ SubmitError::NotTried) => Err(Stop::Away(error.to_string())),
         }
     }
 
@@ -207,7 +212,7 @@ impl Replayer {
             .request_refused(&submission, sqlstate, message, true);
         if let Err(error) = recorded {
             return Err(match error {
-                DbError::Unreachable(_) | DbError::Ambiguous(_) => Stop::Away,
+                DbError::Unreachable(why) | DbError::Ambiguous(why) => Stop::Away(why),
                 error => Stop::Entry(
                     format!("a refused update of the journal cannot be recorded: {error}"),
                     "see the database's message (prism migrate?); it goes on by itself",
