@@ -28,6 +28,9 @@ const KEEP_FULL: Duration = Duration::from_secs(10);
 const BURST: Duration = Duration::from_secs(3);
 /// A request is remembered at least so long: whoever got no answer asks again.
 const KEEP_REQUESTS: Duration = Duration::from_secs(3600);
+/// Nothing is forgotten for so long after the database was away: nodes have spooled meanwhile, and
+/// whatever of their journals is committed already has to be on record when they run them.
+const SETTLE: Duration = Duration::from_secs(600);
 /// Rows are trimmed this often, so many at a time.
 const TRIM: Duration = Duration::from_secs(10);
 const TRIM_ROWS: u32 = 5_000;
@@ -54,6 +57,14 @@ pub(super) struct Keeper {
     refusals: Refusals,
     limits: Limits,
     trimmed: Instant,
+    /// When the database last gave no answer. At the start: who knows what was before.
+    away: Instant,
+}
+
+/// Whether requests may be forgotten. A journal's entry that was committed (the answer got lost, its
+/// caller went to a sibling) is known by its request only.
+fn forgets(spooled: u64, answers_for: Duration) -> bool {
+    spooled == 0 && answers_for >= SETTLE
 }
 
 impl Keeper {
@@ -75,6 +86,7 @@ impl Keeper {
             refusals,
             limits,
             trimmed: Instant::now(),
+            away: Instant::now(),
         }
     }
 
@@ -86,6 +98,7 @@ impl Keeper {
                 if let Err(error) = self.tick() {
                     // The outbox worker sees the same, and says so.
                     tracing::debug!("housekeeping waits for the database: {error}");
+                    self.away = Instant::now();
                 }
                 tick = Instant::now() + TICK;
             }
@@ -242,12 +255,17 @@ impl Keeper {
         let left = || start.elapsed() < TRIM_BUDGET;
         if self.trimmed.elapsed() >= TRIM {
             let retention = self.limits.retention;
+            let spooled = self.board.lock().journal.entries;
+            let forgets = forgets(spooled, self.away.elapsed());
             let mut more = true;
             while more && left() {
                 let rows = self.database.outbox_trim(retention.max(KEEP), TRIM_ROWS)?;
-                let requests = self
-                    .database
-                    .request_trim(retention.max(KEEP_REQUESTS), TRIM_ROWS)?;
+                let requests = if forgets {
+                    self.database
+                        .request_trim(retention.max(KEEP_REQUESTS), TRIM_ROWS)?
+                } else {
+                    0
+                };
                 more = rows.max(requests) >= u64::from(TRIM_ROWS);
             }
             if !more {
@@ -262,5 +280,18 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_request_is_forgotten_that_a_journal_may_hold() {
+        assert!(forgets(0, SETTLE));
+        assert!(!forgets(1, SETTLE));
+        // Away for longer than `retention`: all rows are old when it comes back.
+        assert!(!forgets(0, Duration::from_secs(1)));
     }
 }
