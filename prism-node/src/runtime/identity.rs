@@ -55,7 +55,9 @@ impl Identity {
                 "",
                 format!("another process serves as {node} now"),
                 "stop one of the two, and give each node a name and a data directory of its own; \
-                 this process accepts nothing any more",
+                 this process accepts nothing any more. If there is no other one, the database was \
+                 restored or replaced while this node ran: restart it, it then compares itself \
+                 with every region",
             );
         }
         Ok(!self.lost)
