@@ -181,7 +181,7 @@ pub struct NodeArgs {
     /// Which node of the configuration this is
     #[arg(long, value_name = "NAME")]
     pub node: String,
-    /// The node's own directory: node.key, later its journal
+    /// The node's own directory: node.key and its journal
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
 }
@@ -211,7 +211,7 @@ pub struct SubmitArgs {
     /// Wait until every region has applied it
     #[arg(long)]
     pub r#await: bool,
-    /// Your own id for it, given back with the answer
+    /// Your own id for it (a UUID): the same one again runs once
     #[arg(long, value_name = "UUID")]
     pub id: Option<uuid::Uuid>,
     /// Print the node's answer as JSON
