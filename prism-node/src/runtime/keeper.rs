@@ -250,7 +250,21 @@ impl Keeper {
         })
     }
 
+    /// Whether a region has acknowledged updates whose refusals are still to be told, or may be:
+    /// what is to be undone has to be in the outbox.
+    fn unclean(&self) -> bool {
+        let names = &self.board.names;
+        let state = self.board.lock();
+        state.rows.iter().filter(|row| !row.stale).any(|row| {
+            let peer = names.find(&row.peer);
+            peer.is_some_and(|peer| self.board.confirmed(&state, peer) < row.acked.seq)
+        })
+    }
+
     fn trim(&mut self) -> Result<(), DbError> {
+        if self.unclean() && self.database.outbox_figures()?.bytes <= 2 * self.limits.max_backlog {
+            return Ok(());
+        }
         let start = Instant::now();
         let left = || start.elapsed() < TRIM_BUDGET;
         if self.trimmed.elapsed() >= TRIM {

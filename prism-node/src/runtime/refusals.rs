@@ -28,6 +28,8 @@ enum Course {
     Tell(String),
     /// It was an undo itself.
     UndoRefused(Seq),
+    /// Nobody knows any more whether it was to be undone.
+    Gone,
 }
 
 impl Refusals {
@@ -68,6 +70,16 @@ impl Refusals {
                 self.tell(peer, refusal, &what);
                 Ok(())
             }
+            Course::Gone => {
+                self.count(peer, seq);
+                let words = format!(
+                    "it has refused the update (SQLSTATE {sqlstate} {}), which is no longer in the \
+                     outbox; what it did elsewhere stays",
+                    refusal.message
+                );
+                self.undo_refused(region, seq, &words);
+                Ok(())
+            }
             Course::UndoRefused(undone) => {
                 let words = format!("SQLSTATE {sqlstate} {}", refusal.message);
                 self.undo_refused(region, undone, words.trim_end());
@@ -78,7 +90,7 @@ impl Refusals {
 
     fn course(&self, update: Option<&Update>, refusal: &RefusalRow) -> Course {
         let Some(update) = update else {
-            return Course::Tell("it is not in the outbox any more".to_owned());
+            return Course::Gone;
         };
         if let Some(undone) = update.undoes {
             return Course::UndoRefused(undone);
