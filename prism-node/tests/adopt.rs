@@ -116,11 +116,16 @@ fn a_region_that_is_too_far_behind_keeps_what_it_had_accepted_sqlite() {
 /// that nobody has.
 fn too_far_behind(backend: Backend) {
     let mut w = World::plan(backend, &THREE, "[limits]\nmax_backlog = \"1MiB\"");
+    // Nobody gets what AS accepts, not by SQL either.
+    w.hide("NA");
+    w.hide("EU");
     w.start(&["AS1"]);
     let mut alone = w.load(&["AS1"]);
     alone.wait(30);
     alone.stop();
     w.kill("AS1");
+    w.unhide("NA");
+    w.unhide("EU");
     // Nobody can write into AS by SQL meanwhile.
     w.hide("AS");
     w.start(&["NA1", "EU1"]);
