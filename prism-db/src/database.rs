@@ -372,6 +372,16 @@ pub trait Database: Send {
         Err(DbError::not_built())
     }
 
+    /// Whether one that is older than this is on record still, though it might be forgotten. They
+    /// are forgotten in the order of their age, so nothing younger has been then.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn requests_reach(&mut self, age: Duration) -> Result<bool, DbError> {
+        let _ = age;
+        Err(DbError::not_built())
+    }
+
     // ---- refusals: from the region that refused to the origin, and the undo
 
     /// Refusals of a stream that its origin has not been told yet, ascending. They are kept in

@@ -327,6 +327,10 @@ impl Database for PgDatabase {
         self.trim_requests(retention, limit)
     }
 
+    fn requests_reach(&mut self, age: Duration) -> Result<bool, DbError> {
+        self.oldest_request_before(age)
+    }
+
     fn undo(&mut self, seq: Seq, reason: &UndoReason) -> Result<Undone, DbError> {
         self.undo_update(seq, reason)
     }

@@ -43,6 +43,12 @@ const TRIM: &str = "DELETE FROM prism.request WHERE request_id IN (
                           WHERE r.name = q.stream)
         ORDER BY q.at LIMIT $2)";
 
+/// The first that [`TRIM`] would take.
+const REACH: &str = "SELECT EXISTS (SELECT FROM prism.request q
+        WHERE q.at < now() - $1 * interval '1 microsecond' AND q.state <> 'h'
+          AND NOT EXISTS (SELECT FROM prism.region r JOIN prism.outbox o ON o.seq = q.seq
+                          WHERE r.name = q.stream))";
+
 /// `answer` of a request that was refused.
 #[derive(Debug, Serialize, Deserialize)]
 struct Refusal {
@@ -220,6 +226,17 @@ impl PgDatabase {
                     )?;
                 }
                 Ok(())
+            })
+        })
+    }
+
+    pub(super) fn oldest_request_before(&mut self, age: Duration) -> Result<bool, DbError> {
+        let micros = interval(age);
+        self.call(move |session| {
+            let rows = session.query(REACH, &[&micros])?;
+            Ok(match rows.first() {
+                Some(row) => column(row, 0)?,
+                None => false,
             })
         })
     }

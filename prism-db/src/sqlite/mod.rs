@@ -303,6 +303,10 @@ impl Database for Sqlite {
         self.write(|db| request::trim(db, retention, limit))
     }
 
+    fn requests_reach(&mut self, age: Duration) -> Result<bool, DbError> {
+        self.read(|db| request::reach(db, age))
+    }
+
     fn refusals(&mut self, stream: &str, limit: u32) -> Result<Vec<RefusalRow>, DbError> {
         self.read(|db| rejected::refusals(db, stream, limit))
     }

@@ -96,21 +96,37 @@ pub(super) fn claim(
     }
 }
 
+/// What may be forgotten, of those at or before `?1`; own region `?2`, its next seq `?3`.
+const NEEDED_BY_NOBODY: &str = "SELECT request_id FROM prism_request
+    WHERE at <= ?1 AND state <> 'held' AND (stream <> ?2 OR seq IS NULL
+        OR seq < coalesce((SELECT min(seq) FROM prism_outbox), ?3))";
+
+/// Microseconds since 1970.
+fn ago(age: Duration) -> i64 {
+    let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+    timestamp::now_micros().saturating_sub(age)
+}
+
+/// Whether one that is older may be forgotten, and is not.
+pub(super) fn reach(db: &Connection, age: Duration) -> Result<bool, DbError> {
+    let region = ledger::region(db)?;
+    db.prepare_cached(&format!("{NEEDED_BY_NOBODY} LIMIT 1"))
+        .and_then(|mut query| {
+            let next = region.next_seq.0.cast_signed();
+            query.exists(params![ago(age), region.name, next])
+        })
+        .map_err(own)
+}
+
 /// Deletes the oldest that nobody needs.
 pub(super) fn trim(db: &Connection, retention: Duration, limit: u32) -> Result<u64, DbError> {
     let region = ledger::region(db)?;
-    let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-    let cutoff = timestamp::now_micros().saturating_sub(retention);
-    db.prepare_cached(
-        "DELETE FROM prism_request WHERE request_id IN (
-             SELECT request_id FROM prism_request
-             WHERE at <= ?1 AND state <> 'held' AND (stream <> ?2 OR seq IS NULL
-                 OR seq < coalesce((SELECT min(seq) FROM prism_outbox), ?3))
-             ORDER BY at LIMIT ?4)",
-    )
+    db.prepare_cached(&format!(
+        "DELETE FROM prism_request WHERE request_id IN ({NEEDED_BY_NOBODY} ORDER BY at LIMIT ?4)"
+    ))
     .and_then(|mut delete| {
         delete.execute(params![
-            cutoff,
+            ago(retention),
             region.name,
             region.next_seq.0.cast_signed(),
             limit

@@ -246,7 +246,11 @@ pub fn requests_are_forgotten_when_nobody_needs_them<B: Backend>(world: &World<B
     assert_eq!(na.outbox_trim(Duration::ZERO, 100).expect("trim"), 3);
     assert_eq!(trim(&mut *na, Duration::from_secs(3600), 100), 0);
     assert_eq!(trim(&mut *na, Duration::ZERO, 2), 2);
+    // Only of what is younger than the oldest one left nothing can have been forgotten.
+    assert_eq!(na.requests_reach(Duration::ZERO), Ok(true));
+    assert_eq!(na.requests_reach(Duration::from_secs(3600)), Ok(false));
     assert_eq!(trim(&mut *na, Duration::ZERO, 100), 1);
+    assert_eq!(na.requests_reach(Duration::ZERO), Ok(false), "kept anyway");
     assert_eq!((state(&world.na, 0), state(&world.na, 2)), (None, None));
     assert_eq!(state(&world.na, 3), Some(RequestState::Committed));
     let mut eu = world.eu.open();

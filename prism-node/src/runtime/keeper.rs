@@ -27,7 +27,7 @@ const KEEP_FULL: Duration = Duration::from_secs(10);
 /// region that is away.
 const BURST: Duration = Duration::from_secs(3);
 /// A request is remembered at least so long: whoever got no answer asks again.
-const KEEP_REQUESTS: Duration = Duration::from_secs(3600);
+pub(super) const KEEP_REQUESTS: Duration = Duration::from_secs(3600);
 /// Nothing is forgotten for so long after the database was away: nodes have spooled meanwhile, and
 /// whatever of their journals is committed already has to be on record when they run them.
 const SETTLE: Duration = Duration::from_secs(600);

@@ -38,6 +38,8 @@ mod publish;
 mod queue;
 mod refusals;
 mod replay;
+#[cfg(test)]
+mod replay_tests;
 mod reporter;
 mod slow;
 mod spool;

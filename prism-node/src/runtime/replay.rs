@@ -25,9 +25,13 @@ const BATCH: usize = 512;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// So long the oldest entry may be stopped by a database that answers, before it is an alarm.
 const STUCK: Duration = Duration::from_secs(5);
+/// The SQLSTATE of an entry of which nobody knows any more whether it was executed.
+const FORGOTTEN: &str = "PR021";
 /// What to do about a database that answers, and cannot be written.
 const UNWRITABLE: &str = "see the database's message (a full disk? read-only?): updates go to the \
     journal until it can be written, and then run by themselves";
+/// Clocks of nodes and database differ by less.
+const SLACK: Duration = Duration::from_secs(600);
 /// How often it looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -39,6 +43,8 @@ pub(super) struct Replayer {
     pub(super) publisher: Publisher,
     pub(super) board: Arc<Board>,
     pub(super) stop: Arc<AtomicBool>,
+    /// Requests are remembered for so long.
+    pub(super) keep: Duration,
 }
 
 /// How far one step came.
@@ -136,6 +142,23 @@ impl Replayer {
             });
             return step;
         }
+        match self.forgotten(&batch[0]) {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                match self.bury(&batch[0], FORGOTTEN, &why, false) {
+                    Ok(()) => {
+                        step.done = Some(numbers[0]);
+                        step.entries.extend(batch.into_iter().next());
+                    }
+                    Err(stop) => step.stopped = Some(stop),
+                }
+                return step;
+            }
+            Err(stop) => {
+                step.stopped = Some(stop);
+                return step;
+            }
+        }
         let submissions: Vec<_> = batch.iter().map(Entry::submission).collect();
         // One chain: nothing overtakes what stands before it.
         let results = submit_chains(
@@ -154,6 +177,31 @@ impl Replayer {
             step.entries.push(entry);
         }
         step
+    }
+
+    /// Why nobody can tell any more whether the oldest entry, which is this one, was executed: it is
+    /// older than what is remembered of requests. (Its answer got lost, or its caller went to
+    /// another node, and then this node was away for long.)
+    fn forgotten(&mut self, oldest: &Entry) -> Result<Option<String>, Stop> {
+        let away = |error: DbError| Stop::Away(error.to_string());
+        let Some(age) = self.spool.age().filter(|age| *age + SLACK >= self.keep) else {
+            return Ok(None);
+        };
+        if self.database.requests_reach(age + SLACK).map_err(away)?
+            || self
+                .database
+                .request(&oldest.request_id)
+                .map_err(away)?
+                .is_some()
+        {
+            return Ok(None);
+        }
+        Ok(Some(format!(
+            "it waited in the journal for longer ({} s) than requests are remembered (retention): \
+             it may have been executed before, if its caller submitted it elsewhere or its answer \
+             got lost. Look at the rows, then retry or drop it",
+            age.as_secs()
+        )))
     }
 
     /// Whether this entry is done for good.

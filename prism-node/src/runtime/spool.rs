@@ -209,6 +209,11 @@ impl Spool {
             .collect())
     }
 
+    /// How long the oldest entry has waited.
+    pub(super) fn age(&self) -> Option<Duration> {
+        self.lock().figures().oldest
+    }
+
     /// Everything up to `upto` has its outcome in the database; these are its entries.
     pub(super) fn done(&self, upto: u64, entries: &[Entry]) -> Result<(), JournalError> {
         let mut journal = self.lock();

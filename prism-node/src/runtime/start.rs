@@ -24,7 +24,7 @@ use super::find::{FindWorker, Finder};
 use super::host::LoopHost;
 use super::identity::Identity;
 use super::inlet::InletWorker;
-use super::keeper::Keeper;
+use super::keeper::{KEEP_REQUESTS, Keeper};
 use super::leases::{Held, LeaseWorker, Stopped};
 use super::listen::Listener;
 use super::names::Names;
@@ -280,6 +280,7 @@ pub(super) fn start(
         publisher,
         board: Arc::clone(&board),
         stop: Arc::clone(&stop),
+        keep: config.limits.retention.max(KEEP_REQUESTS),
     };
     threads.spawn("journal", move || worker.run())?;
     let worker = FindWorker {
