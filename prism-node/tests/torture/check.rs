@@ -135,8 +135,15 @@ pub fn told(world: &World, ops: &[Op], found: &HashMap<uuid::Uuid, bool>, conten
         if op.refuser == Some(op.origin) && !op.kind.awaited() {
             // Refused when it was answered; or, also after that, out of a journal.
             let (least, most) = dead.entry((op.origin, op.origin)).or_default();
-            *least += i64::from(op.outcome == Outcome::Spooled);
+            // (Of two copies, the one that is answered may be refused before the one that waits.)
+            *least += i64::from(op.outcome == Outcome::Spooled && op.alone);
             *most += 1;
+        }
+        if let Some(refuser) = op.refuser
+            && op.crossed
+        {
+            // Its copy may have waited in a journal there.
+            dead.entry((refuser, refuser)).or_default().1 += 1;
         }
         match op.kind {
             Kind::Claim | Kind::Seat => {

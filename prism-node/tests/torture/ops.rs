@@ -91,6 +91,8 @@ pub struct Op {
     pub outcome: Outcome,
     /// In the client's order.
     pub seq: Option<u64>,
+    /// Decided by the answer to the first try: no other copy of it is on its way.
+    pub alone: bool,
     /// Went to another region as well.
     pub crossed: bool,
     /// Written by the application itself together with `prism.submit`.
@@ -105,9 +107,10 @@ impl fmt::Display for Op {
         if let Some(seq) = self.seq {
             write!(f, " as {seq}")?;
         }
+        let alone = if self.alone { "" } else { ", again" };
         let crossed = if self.crossed { ", crossed" } else { "" };
         let sql = if self.sql { ", sql" } else { "" };
-        write!(f, "{crossed}{sql})")
+        write!(f, "{alone}{crossed}{sql})")
     }
 }
 
@@ -142,6 +145,7 @@ impl Op {
             refuser,
             outcome: Outcome::Unknown,
             seq: None,
+            alone: false,
             crossed: false,
             sql: false,
         }
