@@ -113,7 +113,10 @@ impl PgDatabase {
                     }
                 }
                 // A request of the batch is on record already: find out which, and leave it out.
-                "careful" if !careful => careful = true,
+                "careful" if !careful => {
+                    careful = true;
+                    self.know_bodies(request)?;
+                }
                 "unknown" => return Err(unknown(request.stream)),
                 "behind" => {
                     let item = &request.items[index.min(request.items.len() - 1)];

@@ -29,7 +29,9 @@ const STATE: &str = "SELECT o.state::text, q.state::text, q.answer, r.name
         ON q.request_id = o.request_id AND q.stream = r.name AND q.seq = o.seq
     WHERE o.seq = $1";
 
-const SETTLE: &str = "SELECT r_seqs FROM prism.settle_held()";
+/// Nothing is locked if nothing is held.
+const SETTLE: &str = "SELECT r_seqs FROM prism.settle_held()
+    WHERE EXISTS (SELECT FROM prism.outbox WHERE state = 'h')";
 
 /// Whoever waits for a held transaction, also in a queue behind others that do. The names of other
 /// roles' sessions may be seen, what they wait for may not.

@@ -12,7 +12,7 @@ use super::session::{Installed, Session, Statements, column, digest};
 use super::transaction::transaction;
 use super::{PgDatabase, interval};
 use crate::{
-    DbError, Digest, Hlc, Repeat, RequestRow, RequestState, Submission, UndoReason, Update,
+    ApplyRequest, DbError, Digest, Hlc, Repeat, RequestRow, RequestState, Submission, UndoReason, Update,
     body_digest, chain,
 };
 
@@ -26,6 +26,10 @@ const FIND: &str = "SELECT uuid_send(q.request_id), q.body_digest, q.stream, q.s
     LEFT JOIN prism.outbox o ON q.body_digest IS NULL AND o.seq = q.seq
         AND q.stream = (SELECT name FROM prism.region)
     WHERE q.request_id = ANY ($1)";
+
+const KNOW: &str = "UPDATE prism.request q SET body_digest = u.body
+    FROM unnest($1::uuid[], $2::bytea[]) AS u (id, body)
+    WHERE q.request_id = u.id AND q.body_digest IS NULL";
 
 const REFUSED: &str = "INSERT INTO prism.request (request_id, body_digest, stream, state, answer)
     SELECT $1, $2, r.name, 'r', $3 FROM prism.region r
@@ -169,6 +173,22 @@ impl PgDatabase {
         self.call(move |session| {
             let found = find(session, &statements, &[Uuid(id)])?;
             Ok(found.into_iter().next().map(|(_, row)| row))
+        })
+    }
+
+    /// Whether an update that bears a request id of the application's SQL asks for the same is seen
+    /// by its digest.
+    pub(super) fn know_bodies(&mut self, request: &ApplyRequest<'_>) -> Result<(), DbError> {
+        let ids = request.items.iter().filter_map(|i| i.update.request_id);
+        let ids: Vec<_> = ids.map(Uuid).collect();
+        let statements = self.statements.clone();
+        self.call(move |session| {
+            let found = find(session, &statements, &ids)?.into_iter();
+            let (ids, bodies): (Vec<_>, Vec<_>) = found
+                .filter_map(|(body, row)| Some((Uuid(row.request_id), body?.0.to_vec())))
+                .unzip();
+            session.execute(KNOW, &[&ids, &bodies])?;
+            Ok(())
         })
     }
 

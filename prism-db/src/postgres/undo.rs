@@ -25,6 +25,10 @@ const RECORD: &str = "INSERT INTO prism.rejected
         (stream, epoch, seq, statement, update, sqlstate, message, told)
     SELECT r.name, r.epoch, $1, $2, $3, $4, $5, true FROM prism.region r";
 
+/// Not while anything is applied: it may be the undo of the dead letter, or of its copy of another
+/// stream.
+const APART: &str = "SELECT FROM prism.watermark ORDER BY stream FOR NO KEY UPDATE";
+
 const LOCK: &str = "SELECT FROM prism.rejected WHERE id = $1 AND resolution IS NULL FOR UPDATE";
 
 const RETRY: &str = "SELECT r_item, r_state, r_message, r_detail, r_drift_rows[1]
@@ -247,6 +251,7 @@ impl PgDatabase {
         let statement = update.statement;
         self.call_once(move |session, gate| {
             transaction(session, gate, |session| {
+                session.query(APART, &[])?;
                 if session.query(LOCK, &[&row.id])?.is_empty() {
                     return Ok(Retried::Unknown);
                 }

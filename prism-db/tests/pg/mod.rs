@@ -109,6 +109,12 @@ pub fn catalogue() -> Arc<Catalogue> {
             Kind::Insert,
         ),
         statement(
+            "add_tagged",
+            "INSERT INTO everything (id, u, z) VALUES ($1, $2, $3)",
+            &[Int, ParamType::GenUuid, ParamType::GenNow],
+            Kind::Insert,
+        ),
+        statement(
             "missing",
             "UPDATE nowhere SET n = n + $1 WHERE id = 1",
             &[Int],

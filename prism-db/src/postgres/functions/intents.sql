@@ -56,6 +56,16 @@ BEGIN
 END
 $function$;
 
+-- What parameter $index+1 of type gen_uuid is in every region that is given the request, by HTTP or
+-- by SQL. The application needs it for its own write. (A parameter of type gen_now is now().)
+CREATE OR REPLACE FUNCTION prism.generated_uuid(request_id uuid, index integer) RETURNS uuid
+LANGUAGE sql IMMUTABLE AS $function$
+    SELECT encode(set_byte(set_byte(h.bytes, 6, get_byte(h.bytes, 6) & 15 | 64),
+                           8, get_byte(h.bytes, 8) & 63 | 128), 'hex')::uuid
+    FROM (SELECT substr(sha256(convert_to('prism gen_uuid 1', 'UTF8') || uuid_send($1)
+                               || int2send($2::smallint)), 1, 16)) AS h (bytes)
+$function$;
+
 CREATE OR REPLACE FUNCTION prism.submit(
     statement text, params jsonb, request_id uuid DEFAULT NULL, old jsonb DEFAULT NULL
 ) RETURNS uuid LANGUAGE plpgsql SECURITY DEFINER
@@ -113,10 +123,10 @@ BEGIN
     END IF;
     FOREACH v_type IN ARRAY v_row.params LOOP
         IF v_type = 'gen_uuid' THEN
-            v_texts := v_texts || gen_random_uuid()::text;
+            v_texts := v_texts || prism.generated_uuid(v_request, cardinality(v_texts))::text;
         ELSIF v_type = 'gen_now' THEN
             v_texts := v_texts || prism.param_text('timestamp', to_jsonb(to_char(
-                clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')));
+                now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')));
         ELSE
             BEGIN
                 v_texts := v_texts || prism.param_text(v_type, $2 -> v_next);
@@ -163,7 +173,10 @@ REVOKE EXECUTE ON FUNCTION prism.submit FROM PUBLIC;
 
 -- At COMMIT: all updates of the transaction at once.
 CREATE OR REPLACE FUNCTION prism.number_intents() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+-- A plan that was made while the table was small would read all of it for each row of a large
+-- transaction, with the numbering locked.
+SET enable_seqscan = off AS $function$
 DECLARE
     v_count  integer;
     v_bytes  bigint;
@@ -171,12 +184,18 @@ DECLARE
     v_twice  uuid;
     v        record;
 BEGIN
+    -- It is called for each row, and the first call numbers all.
+    PERFORM FROM prism.intent i WHERE i.id = NEW.id;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    -- Peers hear of it as soon as it is committed: a crash must not take it back here only.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
     SELECT count(*), sum(i.bytes + 64), (array_agg(i.tag ORDER BY i.id DESC))[1]
         INTO v_count, v_bytes, v_last
         FROM prism.intent i WHERE i.xid = pg_current_xact_id();
-    IF v_count = 0 THEN
-        RETURN NULL;
-    END IF;
     PERFORM prism.settle_held();
     SELECT * INTO v FROM prism.take_numbers(v_count, v_last, v_bytes);
     BEGIN
@@ -187,6 +206,14 @@ BEGIN
         SELECT i.request_id INTO v_twice
             FROM prism.intent i JOIN prism.request q USING (request_id)
             WHERE i.xid = pg_current_xact_id() LIMIT 1;
+        IF v_twice IS NULL THEN
+            SELECT min(i.request_id::text)::uuid INTO v_twice
+                FROM prism.intent i WHERE i.xid = pg_current_xact_id()
+                GROUP BY i.request_id HAVING count(*) > 1 LIMIT 1;
+            RAISE EXCEPTION USING ERRCODE = '23505',
+                MESSAGE = format('this transaction submits the request %s twice', v_twice),
+                HINT = 'give each update an id of its own; nothing was committed';
+        END IF;
         RAISE EXCEPTION USING ERRCODE = '23505',
             MESSAGE = format('the request %s has been submitted before', v_twice),
             HINT = 'this transaction has been committed before, then nothing is to be done; '

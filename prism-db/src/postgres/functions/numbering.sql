@@ -26,6 +26,12 @@ BEGIN
                     (extract(epoch FROM clock_timestamp()) * 1000)::bigint << 16)
         INTO STRICT r_name, r_first, r_prev_tag, r_bytes, r_hlc
         FROM prism.region r FOR NO KEY UPDATE;
+    -- An application that still writes into a database which prism adopt is about to replace.
+    IF r_name LIKE '% (being rebuilt)' THEN
+        RAISE EXCEPTION USING ERRCODE = '55000',
+            MESSAGE = format('this database takes no updates any more: %s', r_name),
+            HINT = 'wait until prism adopt has put the new one in its place, then do it again';
+    END IF;
     UPDATE prism.region
         SET next_seq = next_seq + p_count, last_tag = p_last_tag, hlc = r_hlc + p_count - 1,
             bytes = bytes + p_bytes;
@@ -67,6 +73,8 @@ CREATE OR REPLACE FUNCTION prism.settle_held(OUT r_seqs bigint[]) LANGUAGE plpgs
 DECLARE
     v_seq bigint;
 BEGIN
+    -- Whoever is just publishing one has its number already: it is waited for, and seen then.
+    PERFORM FROM prism.region FOR NO KEY UPDATE;
     FOR v_seq IN
         SELECT o.seq FROM prism.outbox o WHERE o.state = 'h' AND prism.has_ended(o.xid)
         ORDER BY o.seq

@@ -19,6 +19,11 @@ DECLARE
     v     record;
 BEGIN
     PERFORM set_config('prism.applying', 'on', true);
+    -- In the order of prism.settle_held; the undo of one that is not held runs its statement first.
+    PERFORM FROM prism.outbox o WHERE o.seq = p_seq AND o.state = 'h';
+    IF FOUND THEN
+        PERFORM FROM prism.region FOR NO KEY UPDATE;
+    END IF;
     SELECT * INTO v_row FROM prism.outbox o WHERE o.seq = p_seq FOR UPDATE;
     -- After the lock: what its holder has done is seen.
     PERFORM FROM prism.outbox o WHERE o.undoes = p_seq AND (o.statement <> 0 OR NOT p_again);

@@ -93,6 +93,7 @@ CREATE TABLE prism.intent (
     old         text,
     bytes       integer NOT NULL
 );
+CREATE INDEX intent_xid ON prism.intent (xid);
 
 -- Roles that run nodes without owning the schema get on the new tables what they have on the outbox.
 DO $grants$
