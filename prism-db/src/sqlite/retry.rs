@@ -8,8 +8,8 @@ use super::outbox::{self, Own};
 use super::{held, rejected, request, undo};
 use crate::chain::{self, Draft};
 use crate::{
-    Committed, DbError, RejectedRow, RequestRow, RequestState, Retried, Submission, UndoReason,
-    body_digest,
+    Committed, DbError, RejectedRow, Repeat, RequestRow, RequestState, Retried, Submission,
+    UndoReason, body_digest,
 };
 
 pub(super) fn retry(own: &Own<'_>, id: i64) -> Result<Retried, DbError> {
@@ -44,6 +44,17 @@ fn submit(own: &Own<'_>, row: &RejectedRow) -> Result<Committed, DbError> {
     };
     let statement = own.statements.find(own.db, update.statement, 0)?;
     let body = body_digest(statement.name(), statement.params(), &update.params);
+    // Its client may have submitted it in another region since.
+    if let Some(id) = &update.request_id
+        && let Some(row) = request::get(own.db, id)?
+        && row.seq.is_some()
+    {
+        return Err(DbError::Repeated(vec![Repeat {
+            index: 0,
+            body,
+            row,
+        }]));
+    }
     let executed = outbox::execute(own.db, own.statements, &submission, 0)?;
     let committed = outbox::append(own, vec![Draft::of(&submission, executed)], None)?.pop();
     let committed = committed.ok_or_else(|| DbError::sql("XX000", "nothing was numbered", None))?;

@@ -153,6 +153,27 @@ pub fn a_dead_letter_of_the_journal_is_submitted_again<B: Backend>(world: &World
     assert_eq!(world.outbox(&world.na).len(), 1);
 }
 
+/// The client has found another region that took it.
+pub fn a_dead_letter_whose_request_was_carried_out_elsewhere_is_not_submitted<B: Backend>(
+    world: &World<B>,
+) {
+    let late = with_id(world.kills(2), 1);
+    let mut na = world.na.open();
+    na.request_refused(&late, "23514", "too many", true)
+        .expect("recorded");
+    world.submit(&world.eu, &[late]);
+    world.ship(&world.eu, &world.na);
+    assert_eq!(world.kills_at(&world.na), 2);
+    let id = na.rejected(10).expect("rejected")[0].id;
+    let again = na.rejected_retry(id).unwrap_err();
+    assert!(matches!(&again, DbError::Repeated(_)), "{again:?}");
+    world.ship(&world.na, &world.eu);
+    assert_eq!(
+        (world.kills_at(&world.na), world.kills_at(&world.eu)),
+        (2, 2)
+    );
+}
+
 pub fn an_operator_goes_past_a_parked_update<B: Backend>(world: &World<B>) {
     let bump = world.call("bump", &[text("e")]);
     let batch = [world.append("1"), bump.clone(), world.append("2"), bump];

@@ -82,6 +82,7 @@ macro_rules! suite {
                     refusals_are_told_until_they_are_heard,
                     the_direct_path_brings_refusals_home,
                     dead_letters_are_shown_retried_and_dropped,
+                    a_dead_letter_whose_request_was_carried_out_elsewhere_is_not_submitted,
                     a_dead_letter_of_the_journal_is_submitted_again,
                     an_operator_goes_past_a_parked_update,
                     an_operator_goes_past_parameters_that_do_not_fit,
