@@ -185,3 +185,70 @@ fn a_refusal_is_on_record_and_answered_alike_again() {
     assert_eq!(notes(dir.path(), "NA", "x"), 0);
     let _ = na.drain(Duration::ZERO);
 }
+
+/// A SQLite database executes it at the end: that can fail although every region has it.
+#[test]
+fn an_awaited_update_that_can_not_be_made_final_is_undone_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, path) = cluster(dir.path());
+    let na = start(&config, "NA1", dir.path());
+    let there = Connection::open(dir.path().join("EU.db")).expect("opens");
+    there.execute_batch("BEGIN IMMEDIATE").expect("locks");
+    let update = note("x", Mode::Await);
+    let pending = na.intake().submit(vec![update]).expect("room");
+    let here = Connection::open(path).expect("opens");
+    here.busy_timeout(Duration::from_secs(10)).expect("set");
+    let held = "SELECT count(*) FROM prism_outbox WHERE state = 'held'";
+    until("it is held", || {
+        here.query_row(held, [], |row| row.get::<_, i64>(0)) == Ok(1)
+    });
+    // As an update of another region would come in between.
+    here.execute("INSERT INTO notes VALUES ('x')", [])
+        .expect("in the way");
+    there.execute_batch("ROLLBACK").expect("ends");
+    let eu = start(&config, "EU1", dir.path());
+    let answer = pending.wait().expect("an answer").remove(0);
+    assert!(
+        matches!(&answer, Answer::Undone { reason: UndoReason::Refused { region, .. }, .. } if region == "NA"),
+        "{answer:?}"
+    );
+    // Nobody waits for it any more.
+    let after = submit(&na, note("y", Mode::Background));
+    assert!(matches!(after, Answer::Committed { .. }), "{after:?}");
+    until("EU has all", || na.board().status().lanes[0].acked >= 3);
+    assert_eq!(notes(dir.path(), "EU", "x"), 0);
+    let _ = na.drain(Duration::ZERO);
+    let _ = eu.drain(Duration::ZERO);
+}
+
+/// Nothing behind it is confirmed meanwhile: somebody has to know.
+#[test]
+fn an_undo_that_the_origin_can_not_run_is_an_alarm_until_it_can() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, path) = cluster(dir.path());
+    let sql = |path: &Path, sql: &str| {
+        let db = Connection::open(path).expect("opens");
+        db.busy_timeout(Duration::from_secs(10)).expect("set");
+        db.execute_batch(sql).expect("runs");
+    };
+    sql(&dir.path().join("EU.db"), "INSERT INTO notes VALUES ('x')");
+    sql(
+        &path,
+        "CREATE TRIGGER log AFTER DELETE ON notes BEGIN INSERT INTO log VALUES (old.id); END",
+    );
+    let na = start(&config, "NA1", dir.path());
+    let eu = start(&config, "EU1", dir.path());
+    submit(&na, note("x", Mode::Background));
+    let alarm = || {
+        let alarms = na.board().status().alarms;
+        alarms.into_iter().find(|a| a.name == "stuck")
+    };
+    until("somebody is told", || {
+        alarm().is_some_and(|a| a.detail.contains("log"))
+    });
+    sql(&path, "DROP TRIGGER log");
+    until("it is undone", || notes(dir.path(), "NA", "x") == 0);
+    until("the alarm is over", || alarm().is_none());
+    let _ = na.drain(Duration::ZERO);
+    let _ = eu.drain(Duration::ZERO);
+}

@@ -170,27 +170,42 @@ impl Awaits {
     fn finish(&self, held: &mut dyn Database, seq: Seq) -> Answer {
         match held.held_finish(seq) {
             Ok(true) => self.applied(seq),
-            Ok(false) => self.sought(seq),
+            Ok(false) => self.sought(seq, &UndoReason::Crashed),
             Err(error) => {
                 tracing::warn!(seq = seq.0, %error, "an awaited update could not be made final: looking for what became of it");
                 let _ = held.held_cancel();
-                self.sought(seq)
+                let reason = match error {
+                    // The server's word that it is not final. (Otherwise it may be, and a reason of
+                    // this kind would undo it even then.)
+                    DbError::Sql {
+                        sqlstate, message, ..
+                    } => UndoReason::Refused {
+                        region: self.board.names.my_region().to_owned(),
+                        sqlstate,
+                        message,
+                    },
+                    _ => UndoReason::Crashed,
+                };
+                self.sought(seq, &reason)
             }
         }
     }
 
-    /// It could not be made final, or perhaps it was: the database knows.
-    fn sought(&self, seq: Seq) -> Answer {
+    /// It could not be made final, or perhaps it was: the database knows. If it was not, it is
+    /// undone now, for that reason: a backend without an open transaction would hold it until its
+    /// deadline.
+    fn sought(&self, seq: Seq, reason: &UndoReason) -> Answer {
         let start = Instant::now();
         let mut why = String::new();
         while start.elapsed() < SEEK {
             let state = self.desk().held_state(seq);
             match state {
-                // Its transaction has ended or is about to: then its undo is published.
                 Ok(HeldState::Held) => {
-                    let settled = self.desk().settle_held();
-                    if let Ok(undone) = settled {
-                        self.publisher.publish(&undone);
+                    let undone = self.desk().undo(seq, reason);
+                    match undone {
+                        Ok(Undone::Published(committed)) => self.publisher.publish([&committed]),
+                        Ok(_) => {}
+                        Err(error) => why = error.to_string(),
                     }
                 }
                 Ok(state) => return self.decided(seq, state),
@@ -215,11 +230,11 @@ impl Awaits {
         let _ = held.held_cancel();
         match undone {
             Ok(Undone::Published(committed)) => self.publisher.publish([&committed]),
-            Ok(Undone::Before) => return self.sought(seq),
+            Ok(Undone::Before) => return self.sought(seq, &reason),
             Ok(Undone::Refused { notice, .. }) => self.publisher.publish([&notice]),
             Ok(Undone::Impossible(why)) => {
                 tracing::error!(seq = seq.0, %why, "an awaited update cannot be undone");
-                return self.sought(seq);
+                return self.sought(seq, &reason);
             }
             // It was never made final and never will be: its transaction is gone, and whoever takes
             // numbers next publishes the undo.

@@ -2,10 +2,12 @@
 //! or tells people. Either is durable before the peer hears that it has been dealt with, and the
 //! peer keeps the refusal until then; so no crash forgets one, and doing it again changes nothing.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use prism_db::catalogue::{Catalogue, OnReject};
-use prism_db::{Database, DbError, RefusalRow, UndoReason, Undone, Update};
+use prism_db::{Database, DbError, ErrorClass, RefusalRow, UndoReason, Undone, Update};
 use prism_proto::{RefusalClass, RegionId, Seq};
 
 use super::alarms::name;
@@ -18,7 +20,12 @@ pub(super) struct Refusals {
     publisher: Publisher,
     board: Arc<Board>,
     catalogue: Arc<Catalogue>,
+    /// Since when those of a region could not be dealt with.
+    failing: Arc<Mutex<BTreeMap<RegionId, Instant>>>,
 }
+
+/// What should pass by itself (a lock, a database that is away) is an alarm when it does not.
+const STUCK_ALARM: Duration = Duration::from_secs(10);
 
 /// What has to happen with a refused update.
 enum Course {
@@ -38,11 +45,59 @@ impl Refusals {
             publisher,
             board,
             catalogue,
+            failing: Arc::default(),
         }
     }
 
     /// Deals with one refusal, durably. After an error it is as if nothing had been said.
     pub(super) fn handle(
+        &self,
+        database: &mut dyn Database,
+        peer: RegionId,
+        refusal: &RefusalRow,
+    ) -> Result<(), DbError> {
+        let done = self.deal(database, peer, refusal);
+        self.judge(peer, refusal.seq, done.as_ref().err());
+        done
+    }
+
+    /// Until it is dealt with nothing behind it is confirmed: awaited updates run into their deadline.
+    fn judge(&self, peer: RegionId, seq: Seq, error: Option<&DbError>) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let region = self.board.names.region(peer);
+        let subject = format!("refusals of {region}");
+        let Some(error) = error else {
+            if failing.remove(&peer).is_some() {
+                self.board.lock().alarms.clear(name::STUCK, &subject);
+            }
+            return;
+        };
+        let since = *failing.entry(peer).or_insert_with(Instant::now);
+        let own = self.board.names.my_region();
+        let person = matches!(
+            error,
+            DbError::Schema(_)
+                | DbError::Sql {
+                    class: ErrorClass::Operator,
+                    ..
+                }
+        );
+        if person || since.elapsed() >= STUCK_ALARM {
+            self.board.raise(
+                name::STUCK,
+                &subject,
+                format!(
+                    "{region} has refused update {} of {own}, and {own}'s database can not deal with \
+                     it: {error}",
+                    seq.0
+                ),
+                "mend what the database complains about (table, function, grant; prism migrate), or \
+                 look for a transaction that holds the rows; it is tried again by itself",
+            );
+        }
+    }
+
+    fn deal(
         &self,
         database: &mut dyn Database,
         peer: RegionId,
