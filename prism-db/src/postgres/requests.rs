@@ -12,8 +12,8 @@ use super::session::{Installed, Session, Statements, column, digest};
 use super::transaction::transaction;
 use super::{PgDatabase, interval};
 use crate::{
-    ApplyRequest, DbError, Digest, Hlc, Repeat, RequestRow, RequestState, Submission, UndoReason, Update,
-    body_digest, chain,
+    ApplyRequest, DbError, Digest, Hlc, Repeat, RequestRow, RequestState, Submission, UndoReason,
+    Update, body_digest, chain,
 };
 
 /// SQLSTATE by which our own functions say that a request id of the batch is on record.
