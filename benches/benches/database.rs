@@ -29,6 +29,12 @@ const TABLES: &str = "
     CREATE TABLE items (id TEXT PRIMARY KEY, n BIGINT NOT NULL);
 ";
 
+/// Another one for each update, and as scattered over an index as random ones.
+fn request_id(n: u64) -> [u8; 16] {
+    let scattered = u128::from(n.wrapping_mul(0x9E37_79B9_7F4A_7C15)) << 64;
+    (scattered | u128::from(n)).to_be_bytes()
+}
+
 /// A region's database with the schema.
 struct Bed {
     url: DatabaseUrl,
@@ -75,7 +81,8 @@ impl Bed {
         Submission {
             statement: statement.digest(),
             params: statement.bind(params).expect("parameters"),
-            request_id: Some([7; 16]),
+            // Made by `submit`: each is another request.
+            request_id: None,
         }
     }
 
@@ -117,7 +124,7 @@ impl Stream<'_> {
                 seen: Vec::new(),
                 undoes: None,
                 held: false,
-                request_id: one.request_id,
+                request_id: Some(request_id(n)),
             };
             updates.push((Seq(n), update.encode()));
         }
