@@ -8,8 +8,10 @@ use crate::{NodeId, Position, Seq, Target};
 pub struct LaneStats {
     /// Whether this node holds the lane.
     pub held: bool,
-    /// Where it sends now.
+    /// Where it sends now; `None` also for a lane that has stopped.
     pub target: Option<Target>,
+    /// The peer's position has been found on the own stream, and updates flow to a node.
+    pub streaming: bool,
     /// Highest committed update of the own stream.
     pub tail: Seq,
     /// Acknowledged (applied) by the peer's database.

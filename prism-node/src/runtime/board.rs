@@ -225,9 +225,16 @@ impl Board {
             let Some(lane) = snapshot.lanes.get(usize::from(peer.0)) else {
                 continue;
             };
-            let parked = matches!(lane.target, Some(Target::Parked(_)) | None);
-            if lane.held && !parked && lane.acked.seq >= lane.tail {
-                clear_lane_alarms(&mut state, self.names.region(peer));
+            if !lane.held || lane.acked.seq < lane.tail {
+                continue;
+            }
+            let region = self.names.region(peer);
+            // A lane that only tries again proves nothing: what is acknowledged is then what the
+            // own database remembers, and that may have been restored.
+            if lane.streaming {
+                clear_lane_alarms(&mut state, region);
+            } else if lane.target == Some(Target::Direct) {
+                state.alarms.clear(name::PARKED, &lane_subject(region));
             }
         }
         drop(state);
@@ -471,17 +478,46 @@ mod tests {
     use crate::status::Board as _;
     use prism_proto::{Epoch, LaneStats, NodeId, Tag};
 
-    #[test]
-    fn a_peer_that_was_put_back_is_not_shown_as_up_to_date() {
-        let names = Names {
+    fn board() -> Board {
+        Board::new(Arc::new(Names {
             me: NodeId(0),
             own: RegionId(0),
             rank: 0,
             siblings: 1,
             nodes: vec![("NA1".into(), RegionId(0)), ("EU1".into(), RegionId(1))],
             regions: vec!["NA".into(), "EU".into()],
-        };
-        let board = Board::new(Arc::new(names));
+        }))
+    }
+
+    /// A restored database remembers a position that the peer has long passed; while the lane tries
+    /// again it looks level.
+    #[test]
+    fn the_alarm_of_a_fork_stays_until_updates_flow_again() {
+        let board = board();
+        board.raise(
+            name::FORK,
+            &lane_subject("EU"),
+            "another history".into(),
+            "adopt",
+        );
+        let mut snapshot = Snapshot::default();
+        let mut lane = LaneStats::default();
+        lane.held = true;
+        for target in [Target::Node(NodeId(1)), Target::Direct] {
+            lane.target = Some(target);
+            snapshot.lanes = vec![LaneStats::default(), lane];
+            board.snapshot(&snapshot);
+            assert_eq!(board.status().alarms.len(), 1, "{target:?}");
+        }
+        lane.streaming = true;
+        snapshot.lanes = vec![LaneStats::default(), lane];
+        board.snapshot(&snapshot);
+        assert_eq!(board.status().alarms.len(), 0);
+    }
+
+    #[test]
+    fn a_peer_that_was_put_back_is_not_shown_as_up_to_date() {
+        let board = board();
         let mut snapshot = Snapshot::default();
         let mut lane = LaneStats::default();
         lane.held = true;

@@ -431,6 +431,7 @@ impl<S: Storage> Engine<S> {
         LaneStats {
             held: lane.is_held(),
             target: self.target(peer),
+            streaming: lane.phase == Phase::Streaming,
             tail: self.tail,
             acked: lane.acked,
             clean: lane.clean,
@@ -466,7 +467,7 @@ impl<S: Storage> Engine<S> {
     /// The rung of the lane to `peer`, as the host knows rungs.
     fn target(&self, peer: RegionId) -> Option<Target> {
         let region = self.regions.get(usize::from(peer.0))?;
-        if !region.lane.is_held() {
+        if !region.lane.is_active() {
             return None;
         }
         Some(match (region.lane.rung, region.lane.phase) {
