@@ -21,7 +21,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use prism_net::{
     Batch, Command, Driver, Endpoint, EndpointConfig, Handle, Host, Limits, NodeAddress,
-    RegionInfo, Snapshot, Step,
+    Protection, RegionInfo, Snapshot, Step,
 };
 use prism_proto::{
     Epoch, Event, Instant, NodeId, Notice, Position, Refusal, RegionId, Retry, Seq, Tag, Verdict,
@@ -39,6 +39,7 @@ fn config(me: u16, addresses: [SocketAddr; 2]) -> EndpointConfig {
         name: format!("R{i}-1"),
         region: RegionId(i),
         udp,
+        public_keys: Vec::new(),
     };
     EndpointConfig {
         me: NodeId(me),
@@ -53,6 +54,9 @@ fn config(me: u16, addresses: [SocketAddr; 2]) -> EndpointConfig {
         limits: Limits::default(),
         seed: 1 + u64::from(me),
         cluster: "bench".into(),
+        protection: Protection::Open,
+        boot: 1,
+        catalogue: 0,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use prism_proto::{ConfigError, NodeId, RegionId, Retry};
+use zeroize::Zeroizing;
 
 /// One node of the cluster.
 #[derive(Debug, Clone)]
@@ -13,6 +14,36 @@ pub struct NodeAddress {
     pub region: RegionId,
     /// Where its datagrams go, until it is heard from elsewhere.
     pub udp: SocketAddr,
+    /// The public keys (X25519) by which it is known, the one to call it with first. Two while its
+    /// key is rotated; none if the cluster is [`Protection::Open`].
+    pub public_keys: Vec<[u8; 32]>,
+}
+
+/// What this node proves itself with. Overwritten with zeroes when dropped.
+#[derive(Clone)]
+pub struct SessionKeys {
+    /// Its own X25519 private key.
+    pub private: Zeroizing<[u8; 32]>,
+    /// The cluster's pre-shared key.
+    pub psk: Zeroizing<[u8; 32]>,
+}
+
+impl std::fmt::Debug for SessionKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SessionKeys(..)")
+    }
+}
+
+/// How packets are protected. Nothing is negotiated: a sealed endpoint never takes an open packet.
+#[derive(Debug, Clone, Default)]
+pub enum Protection {
+    /// Not at all: sessions with keys that anyone can compute, packets in the clear. For clusters
+    /// whose configuration has no keys (the driver then binds loopback only), and to measure what
+    /// encryption costs.
+    #[default]
+    Open,
+    /// Authenticated and encrypted.
+    Sealed(SessionKeys),
 }
 
 /// One region of the cluster.
@@ -76,6 +107,24 @@ pub struct EndpointConfig {
     pub seed: u64,
     /// The cluster's name; nodes of another cluster are not talked to.
     pub cluster: String,
+    /// How packets are protected.
+    pub protection: Protection,
+    /// Larger than at any earlier start of this node: by it the others tell its handshakes from
+    /// replayed ones.
+    pub boot: u64,
+    /// Digest of the catalogue, told to the others.
+    pub catalogue: u64,
+}
+
+/// What can change while the loop runs. Sessions whose keys are still accepted stay.
+#[derive(Debug, Clone)]
+pub struct Reload {
+    /// As in [`EndpointConfig`]; [`Protection::Open`] and `Sealed` are not exchanged for each other.
+    pub protection: Protection,
+    /// The nodes of [`EndpointConfig`] in the same order; addresses and keys may differ.
+    pub nodes: Vec<NodeAddress>,
+    /// As in [`EndpointConfig`].
+    pub catalogue: u64,
 }
 
 /// Why an endpoint cannot be built from an [`EndpointConfig`].

@@ -9,7 +9,7 @@ use prism_proto::{
 };
 
 use crate::config::{EndpointConfig, EndpointError};
-use crate::host::{Command, Drops, Host, Snapshot};
+use crate::host::{Command, Drops, Host, PeerInfo, Snapshot};
 use crate::inbox::Arena;
 use crate::payloads::PayloadCache;
 use crate::pool::Pool;
@@ -197,7 +197,8 @@ impl Endpoint {
                 }
             }
             Command::Recycle(batch) => self.pool.give(batch),
-            Command::Snapshot | Command::Stop => {}
+            // Taken up by the sessions with the handshake.
+            Command::Reload(_) | Command::Snapshot | Command::Stop => {}
         }
     }
 
@@ -341,10 +342,11 @@ impl Endpoint {
             snapshot.lanes.push(self.engine.lane_stats(region));
             snapshot.inlets.push(self.engine.inlet_stats(region));
         }
-        snapshot.sessions.clear();
-        snapshot
-            .sessions
-            .extend((0..self.nodes).map(|node| self.sessions.is_up(NodeId(node as u16))));
+        snapshot.peers.clear();
+        snapshot.peers.extend((0..self.nodes).map(|node| PeerInfo {
+            up: self.sessions.is_up(NodeId(node as u16)),
+            ..PeerInfo::default()
+        }));
         snapshot.received = self.received;
         snapshot.sent = self.sent;
         snapshot.unsent = self.unsent;

@@ -1,5 +1,6 @@
 //! The border between the loop thread and everybody else.
 
+use crate::config::Reload;
 use prism_proto::{Epoch, Event, InletStats, LaneStats, Notice, Position, Refusal, RegionId, Seq};
 
 /// A run of encoded updates with consecutive seqs, in one allocation that is reused.
@@ -143,6 +144,8 @@ pub enum Command {
     Committed(Batch),
     /// A batch whose memory can be used again.
     Recycle(Batch),
+    /// New keys, addresses or catalogue.
+    Reload(Box<Reload>),
     /// Call [`Host::snapshot`] now.
     Snapshot,
     /// Leave the loop.
@@ -166,6 +169,18 @@ pub struct Drops {
     pub unknown_node: u64,
     /// Seen before, or too old to tell.
     pub replayed: u64,
+    /// A handshake whose MAC shows that its sender does not know the cluster's key.
+    pub wrong_mac: u64,
+    /// A handshake with a valid MAC that is not authentic (another key, damaged).
+    pub wrong_handshake: u64,
+    /// A handshake older than one seen before.
+    pub stale: u64,
+    /// A packet of a session that stands here which is not authentic.
+    pub not_authentic: u64,
+    /// A handshake that was answered with a cookie, or dropped, because there were too many.
+    pub overload: u64,
+    /// From a node that is shut out for a while because it broke the rules.
+    pub shut_out: u64,
     /// From a known node, but the core could make no sense of it.
     pub refused: u64,
 }
@@ -179,8 +194,30 @@ impl Drops {
             + self.wrong_cluster
             + self.unknown_node
             + self.replayed
+            + self.wrong_mac
+            + self.wrong_handshake
+            + self.stale
+            + self.not_authentic
+            + self.overload
+            + self.shut_out
             + self.refused
     }
+}
+
+/// What the sessions know of another node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Whether a session stands.
+    pub up: bool,
+    /// Digest of its catalogue, once it has told it.
+    pub catalogue: Option<u64>,
+    /// Authentic handshakes that were older than one seen before: replayed, or the node lost its
+    /// boot counter.
+    pub stale: u64,
+    /// Authentic handshakes of a second process with the same identity.
+    pub twin: u64,
+    /// Authenticated datagrams that said what only nodes of another region may say.
+    pub violations: u64,
 }
 
 /// Figures of the loop.
@@ -190,8 +227,8 @@ pub struct Snapshot {
     pub lanes: Vec<LaneStats>,
     /// Per region (index = `RegionId`); the own region's entry is meaningless.
     pub inlets: Vec<InletStats>,
-    /// Whether a session stands, per node (index = `NodeId`).
-    pub sessions: Vec<bool>,
+    /// Per node (index = `NodeId`); the own entry is meaningless.
+    pub peers: Vec<PeerInfo>,
     /// Datagrams received.
     pub received: u64,
     /// Datagrams sent.

@@ -24,8 +24,10 @@ mod pool;
 mod session;
 mod socket;
 
-pub use config::{EndpointConfig, EndpointError, Limits, NodeAddress, RegionInfo};
+pub use config::{
+    EndpointConfig, EndpointError, Limits, NodeAddress, Protection, RegionInfo, Reload, SessionKeys,
+};
 pub use driver::{BindError, Driver, DriverError};
 pub use endpoint::{Endpoint, Step};
 pub use handle::Handle;
-pub use host::{Batch, Command, Drops, Full, Host, Snapshot};
+pub use host::{Batch, Command, Drops, Full, Host, PeerInfo, Snapshot};

@@ -23,7 +23,7 @@ fn pair() -> (Node, Node, Vec<SocketAddr>) {
 
 fn sessions_stand(a: &Node, b: &Node) {
     for (node, other) in [(a, b), (b, a)] {
-        node.wait_figures("a session", |f| f.sessions[usize::from(other.region.0)]);
+        node.wait_figures("a session", |f| f.peers[usize::from(other.region.0)].up);
     }
 }
 
@@ -152,7 +152,7 @@ fn garbage_gets_no_answer_and_does_no_harm() {
     a.commit((0..10).map(|i| update(0, i, 64)));
     converges(&a, &b);
     let after = a.snapshot();
-    assert!(after.sessions[1]);
+    assert!(after.peers[1].up);
     assert_eq!(after.inbox_bytes, 0);
 }
 
@@ -176,7 +176,7 @@ fn own_packets_that_come_back_are_dropped() {
         }
     }
     a.wait_figures("all of them counted", |f| f.drops.total() >= reflected);
-    assert!(!a.snapshot().sessions[1], "a session with itself");
+    assert!(!a.snapshot().peers[1].up, "a session with itself");
 }
 
 #[test]

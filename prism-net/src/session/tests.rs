@@ -6,7 +6,7 @@ use std::time::Duration;
 use prism_proto::{Instant, NodeId, RegionId, Retry};
 
 use super::*;
-use crate::config::{Limits, NodeAddress, RegionInfo};
+use crate::config::{Limits, NodeAddress, Protection, RegionInfo};
 
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
@@ -20,6 +20,7 @@ fn sessions(me: u16, seed: u64, cluster: &str) -> Sessions {
         name: format!("N{i}"),
         region: RegionId(i),
         udp: address(i),
+        public_keys: Vec::new(),
     };
     let region = |i: u16| RegionInfo {
         name: format!("R{i}"),
@@ -34,6 +35,9 @@ fn sessions(me: u16, seed: u64, cluster: &str) -> Sessions {
             limits: Limits::default(),
             seed,
             cluster: cluster.into(),
+            protection: Protection::Open,
+            boot: 1,
+            catalogue: 0,
         },
         1200,
     )

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as Clock};
 
 use prism_net::{
     Batch, Command, Driver, Endpoint, EndpointConfig, Handle, Host, Limits, NodeAddress,
-    RegionInfo, Snapshot,
+    Protection, RegionInfo, Snapshot,
 };
 use prism_proto::{
     DirectFailure, Epoch, Event, NodeId, Notice, Position, Refusal, RegionId, Retry, Seq, Tag,
@@ -257,6 +257,7 @@ pub fn config(me: u16, addresses: &[SocketAddr], seed: u64) -> EndpointConfig {
                 name: format!("R{i}-1"),
                 region: RegionId(i as u16),
                 udp,
+                public_keys: Vec::new(),
             })
             .collect(),
         regions: (0..addresses.len())
@@ -269,6 +270,9 @@ pub fn config(me: u16, addresses: &[SocketAddr], seed: u64) -> EndpointConfig {
         limits: Limits::default(),
         seed,
         cluster: "test".into(),
+        protection: Protection::Open,
+        boot: 1,
+        catalogue: 0,
     }
 }
 

@@ -454,7 +454,7 @@ impl status::Board for Board {
             datagrams_dropped: state.snapshot.dropped,
             payload_bytes: state.snapshot.payload_bytes,
             inbox_bytes: state.snapshot.inbox_bytes,
-            sessions: state.snapshot.sessions.iter().filter(|s| **s).count() as u64,
+            sessions: state.snapshot.peers.iter().filter(|p| p.up).count() as u64,
             drift: state.inlets.iter().map(|i| i.drift).sum(),
             ready,
             journal: state.journal,

@@ -12,7 +12,8 @@ use prism_db::apply::Applier;
 use prism_db::direct::DirectWriter;
 use prism_db::{Database, DbError, OpenOptions, Topology};
 use prism_net::{
-    BindError, Driver, Endpoint, EndpointConfig, EndpointError, Handle, NodeAddress, RegionInfo,
+    BindError, Driver, Endpoint, EndpointConfig, EndpointError, Handle, NodeAddress, Protection,
+    RegionInfo,
 };
 use prism_proto::{Position, RegionId, Seq};
 
@@ -506,6 +507,11 @@ fn endpoint(config: &Config, me: &Node) -> Result<Endpoint, StartError> {
         name: n.name.clone(),
         region: n.region,
         udp: n.udp,
+        public_keys: [n.public_key, n.next_public_key]
+            .into_iter()
+            .flatten()
+            .map(|key| key.0)
+            .collect(),
     });
     let regions = config.regions.iter().map(|r| RegionInfo {
         name: r.name.clone(),
@@ -522,6 +528,9 @@ fn endpoint(config: &Config, me: &Node) -> Result<Endpoint, StartError> {
         },
         seed: entropy(),
         cluster: config.cluster.clone(),
+        protection: Protection::Open,
+        boot: 1,
+        catalogue: 0,
     })?)
 }
 
