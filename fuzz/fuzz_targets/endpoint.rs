@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
 use prism_net::{
-    Batch, Endpoint, EndpointConfig, Host, Limits, NodeAddress, RegionInfo, Snapshot, Step,
+    Batch, Endpoint, EndpointConfig, Host, Limits, NodeAddress, Protection, RegionInfo, Snapshot, Step,
 };
 use prism_proto::{Epoch, Instant, NodeId, Notice, Position, Refusal, RegionId, Retry, Seq};
 
@@ -34,6 +34,7 @@ fuzz_target!(|datagrams: Vec<(u8, Vec<u8>)>| {
         name: name.to_owned(),
         region: RegionId(region),
         udp: address(port),
+        public_keys: Vec::new(),
     };
     let region = |name: &str| RegionInfo {
         name: name.to_owned(),
@@ -54,6 +55,9 @@ fuzz_target!(|datagrams: Vec<(u8, Vec<u8>)>| {
         },
         seed: 1,
         cluster: "fuzz".to_owned(),
+        protection: Protection::Open,
+        boot: 1,
+        catalogue: 0,
     };
     let mut endpoint = Endpoint::new(&config).expect("the configuration is fine");
     let mut buffer = vec![0; endpoint.max_datagram()];
