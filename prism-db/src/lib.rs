@@ -17,6 +17,7 @@ mod open;
 mod postgres;
 mod records;
 mod request;
+mod server;
 mod sqlite;
 pub mod submit;
 #[cfg(unix)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Address of a region's database. `Display` and `Debug` hide the password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
-    /// PostgreSQL, as libpq writes it.
+    /// PostgreSQL, as libpq writes it; names of files are absolute.
     Postgres(String),
     /// A SQLite file.
     Sqlite(PathBuf),
@@ -28,16 +28,21 @@ pub enum UrlError {
         "\"sqlite:\" needs the path of a file, such as \"sqlite:na.db\" (a database in memory cannot be shared by connections)"
     )]
     NoFile,
+    /// `postgres://` with something that cannot be read or must not be believed.
+    #[error("{0}")]
+    Postgres(String),
 }
 
 impl DatabaseUrl {
-    /// Reads an address; a relative SQLite path is relative to `base`.
+    /// Reads an address; the paths of files in it are relative to `base`.
     ///
     /// # Errors
     /// [`UrlError`].
     pub fn parse(text: &str, base: &Path) -> Result<Self, UrlError> {
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            return Ok(Self::Postgres(text.to_owned()));
+            return crate::server::absolute(text, base)
+                .map(Self::Postgres)
+                .map_err(UrlError::Postgres);
         }
         if let Some(path) = text.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
@@ -108,7 +113,9 @@ mod tests {
             let error = parse(bad).expect_err("must be refused").to_string();
             assert!(!error.contains("secret"), "{error}");
         }
-        let url = parse("postgres://prism:se@cret@na.example:5432/na?password=x").expect("valid");
+        let error = parse("postgres://prism:se@cret@na.example/na").expect_err("two @");
+        assert!(!error.to_string().contains("cret"), "{error}");
+        let url = parse("postgres://prism:secret@na.example:5432/na?password=x").expect("valid");
         assert_eq!(url.to_string(), "postgres://prism@na.example:5432/na");
         assert_eq!(format!("{url:?}"), url.to_string());
     }

@@ -83,10 +83,13 @@ fn an_unusable_address_says_why_and_hides_the_password() {
         assert!(!error.to_string().contains("s3cret"), "{error}");
         error.to_string()
     };
-    let tls = unreachable("postgres://a:s3cret@127.0.0.1/b?sslmode=require");
-    assert!(tls.contains("TLS"), "{tls}");
-    let unknown = unreachable("postgres://a:s3cret@127.0.0.1/b?colour=blue");
-    assert!(unknown.contains("colour"), "{unknown}");
+    let unknown = "postgres://a:s3cret@127.0.0.1/b?colour=blue";
+    let unknown = DatabaseUrl::parse(unknown, std::path::Path::new("/")).unwrap_err();
+    let unknown = unknown.to_string();
+    assert!(
+        unknown.contains("colour") && !unknown.contains("s3cret"),
+        "{unknown}"
+    );
     let nobody = unreachable("postgres://a:s3cret@127.0.0.1:1/b");
     assert!(nobody.contains("refused"), "{nobody}");
     let port = shared().port();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 
 use super::pg_tools::Tools;
-use super::postgres::{CLEAR, config, connect, failed};
+use super::postgres::{CLEAR, address, connect, failed};
 use super::{AdoptError, Change};
 use crate::DbError;
 
@@ -37,8 +37,8 @@ pub(super) fn copy(
     tell: &mut dyn FnMut(&str),
 ) -> Result<(), AdoptError> {
     let io = |what: &str, e| AdoptError::Io(what.to_owned(), e);
-    let from = config(donor).map_err(AdoptError::Copy)?;
-    let to = config(target).map_err(AdoptError::Copy)?;
+    let from = address(donor).map_err(AdoptError::Copy)?;
+    let to = address(target).map_err(AdoptError::Copy)?;
     let mut snapshot = Snapshot::take(donor, change, settle)?;
     let tools = Tools::find(version(&mut snapshot.client).map_err(AdoptError::Copy)?)?;
     let grants = grants(&mut snapshot.client).map_err(AdoptError::Copy)?;

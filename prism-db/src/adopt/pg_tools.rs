@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use postgres::Config;
-use postgres::config::{Host, SslMode};
+use postgres::config::{ChannelBinding, Host, SslNegotiation};
 
 use super::AdoptError;
+use crate::server::{Address, Roots};
 
 /// `pg_dump` and `psql` of one version.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ impl Tools {
 
     /// A program that connects to that database. Nothing of the address stands in its arguments,
     /// which everybody on the machine can read.
-    pub(super) fn command(&self, program: &str, config: &Config) -> Command {
+    pub(super) fn command(&self, program: &str, address: &Address) -> Command {
+        let (config, tls) = (&address.config, &address.tls);
         let mut command = Command::new(self.dir.join(program));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PG") {
@@ -70,11 +71,26 @@ impl Tools {
         set("PGOPTIONS", config.get_options().unwrap_or_default());
         let password = config.get_password().unwrap_or_default();
         set("PGPASSWORD", &String::from_utf8_lossy(password));
-        let mode = match config.get_ssl_mode() {
-            SslMode::Disable => "disable",
-            _ => "prefer",
+        set("PGSSLMODE", tls.mode.name());
+        let path = |path: &Path| path.display().to_string();
+        match &tls.roots {
+            Some(Roots::File(file)) => set("PGSSLROOTCERT", &path(file)),
+            Some(Roots::System) => set("PGSSLROOTCERT", "system"),
+            None => {}
+        }
+        if let Some((certificate, key)) = &tls.identity {
+            set("PGSSLCERT", &path(certificate));
+            set("PGSSLKEY", &path(key));
+        }
+        let binding = match config.get_channel_binding() {
+            ChannelBinding::Require => "require",
+            ChannelBinding::Disable => "disable",
+            _ => "",
         };
-        set("PGSSLMODE", mode);
+        set("PGCHANNELBINDING", binding);
+        if config.get_ssl_negotiation() == SslNegotiation::Direct {
+            set("PGSSLNEGOTIATION", "direct");
+        }
         set("PGCONNECT_TIMEOUT", "10");
         set("PGAPPNAME", "prism adopt");
         set("PGCLIENTENCODING", "UTF8");

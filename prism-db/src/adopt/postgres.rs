@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use postgres::config::SslMode;
-use postgres::{Client, Config, NoTls};
+use postgres::Client;
 use prism_proto::{Epoch, Position, Seq, Tag};
 
 use super::{BEAT_SECONDS, Look, Side, sealed};
 use crate::DbError;
+use crate::server::{self, Address, Refusal};
 
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -31,23 +31,19 @@ pub(super) fn failed(error: postgres::Error) -> DbError {
     }
 }
 
-pub(super) fn config(url: &str) -> Result<Config, DbError> {
-    let mut config: Config = url.parse().map_err(failed)?;
-    if !matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
-        let text = "TLS to the database is not supported yet; use sslmode=disable or prefer";
-        return Err(DbError::Unreachable(text.to_owned()));
-    }
-    config
-        .connect_timeout(CONNECT)
-        .keepalives_idle(Duration::from_secs(15))
-        .keepalives_interval(Duration::from_secs(5))
-        .keepalives_retries(3)
-        .application_name("prism adopt");
-    Ok(config)
+pub(super) fn address(url: &str) -> Result<Address, DbError> {
+    let mut address = Address::parse(url).map_err(DbError::Unreachable)?;
+    address.deadlines(CONNECT, None);
+    address.config.application_name("prism adopt");
+    Ok(address)
 }
 
 pub(super) fn connect(url: &str) -> Result<Client, DbError> {
-    let mut client = config(url)?.connect(NoTls).map_err(failed)?;
+    let connected = server::connect(&address(url)?).map_err(|refusal| match refusal {
+        Refusal::Unprotected(text) => DbError::Unreachable(text),
+        Refusal::Client(error) => failed(error),
+    })?;
+    let mut client = connected.client;
     client
         .batch_execute(
             "SET lock_timeout = '20s'; SET statement_timeout = '60s'; SET search_path = pg_catalog;

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
-use postgres::{CancelToken, NoTls};
+use postgres::CancelToken;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::session::{Backend, Session};
 use crate::DbError;
@@ -96,6 +97,7 @@ impl Drop for Presence {
 pub(super) struct Link {
     jobs: Sender<Job>,
     cancel: CancelToken,
+    tls: MakeRustlsConnect,
     left: Arc<AtomicU8>,
     count: Arc<Abandoned>,
     /// The server's process.
@@ -127,8 +129,8 @@ impl Link {
                 match connect() {
                     Ok((mut session, extra)) => {
                         let token = session.client.cancel_token();
-                        let backend = session.backend.clone();
-                        if answer.send(Ok((token, backend, extra))).is_ok() {
+                        let (tls, backend) = (session.tls.clone(), session.backend.clone());
+                        if answer.send(Ok((token, tls, backend, extra))).is_ok() {
                             serve(&queue, &mut session);
                         }
                     }
@@ -137,10 +139,11 @@ impl Link {
             })
             .map_err(|e| DbError::Unreachable(format!("cannot start a thread: {e}")))?;
         match answers.recv_timeout(deadline) {
-            Ok(Ok((cancel, backend, extra))) => {
+            Ok(Ok((cancel, tls, backend, extra))) => {
                 let link = Self {
                     jobs,
                     cancel,
+                    tls,
                     left,
                     count: Arc::clone(count),
                     backend,
@@ -208,7 +211,7 @@ impl Link {
 
     /// The request travels on a connection of its own, which may hang just as well.
     fn ask_to_cancel(&self) {
-        let cancel = self.cancel.clone();
+        let (cancel, tls) = (self.cancel.clone(), self.tls.clone());
         let presence = Presence {
             left: Arc::new(AtomicU8::new(0)),
             count: Arc::clone(&self.count),
@@ -219,7 +222,7 @@ impl Link {
             .name("prism-pg-cancel".to_owned())
             .spawn(move || {
                 let _presence = presence;
-                let _ = cancel.cancel_query(NoTls);
+                let _ = cancel.cancel_query(tls);
             });
     }
 }

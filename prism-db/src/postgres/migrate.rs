@@ -53,9 +53,9 @@ pub(crate) fn migrate(
     topology: &Topology,
     catalogue: &Catalogue,
 ) -> Result<Migrated, DbError> {
-    let config = session::config(url, DEADLINES)?;
+    let address = session::address(url, DEADLINES)?;
     let (link, ()) = Link::open(DEADLINES.connect, &Arc::default(), move || {
-        Ok((Session::connect(&config, DEADLINES)?, ()))
+        Ok((Session::connect(&address, DEADLINES)?, ()))
     })?;
     let (topology, catalogue) = (topology.clone(), catalogue.clone());
     link.run(DEADLINES.statement * 2, move |session, _| {

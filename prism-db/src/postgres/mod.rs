@@ -25,10 +25,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postgres::Config;
 use prism_proto::{Epoch, Position, RegionKey, Seq, Tag, Verdict};
 
 use crate::catalogue::{CatalogueError, Statement};
+use crate::server::Address;
 use crate::{
     ApplyReport, ApplyRequest, Committed, Database, DbError, HeldConflict, HeldState, HeldWrite,
     Hlc, LaneRow, NodeRow, OpenOptions, OutboxFigures, RefusalRow, RegionRow, RejectedRow,
@@ -59,7 +59,7 @@ pub(crate) fn open(url: &str, options: OpenOptions) -> Result<Box<dyn Database>,
         .map(|(name, key)| (*key, name.clone()))
         .collect();
     Ok(Box::new(PgDatabase {
-        config: session::config(url, deadlines)?,
+        address: session::address(url, deadlines)?,
         deadlines,
         options,
         peers,
@@ -73,7 +73,7 @@ pub(crate) fn open(url: &str, options: OpenOptions) -> Result<Box<dyn Database>,
 
 /// One connection, made when it is needed.
 pub(super) struct PgDatabase {
-    config: Config,
+    address: Address,
     deadlines: Deadlines,
     options: OpenOptions,
     peers: HashMap<RegionKey, String>,
@@ -152,11 +152,11 @@ impl PgDatabase {
 
     fn connected(&mut self) -> Result<&Link, DbError> {
         if self.link.is_none() {
-            let (config, deadlines) = (self.config.clone(), self.deadlines);
+            let (address, deadlines) = (self.address.clone(), self.deadlines);
             let region = self.options.topology.region.clone();
             let left_behind = self.left_behind.clone();
             let (link, statements) = Link::open(deadlines.connect, &self.abandoned, move || {
-                let mut session = Session::connect(&config, deadlines)?;
+                let mut session = Session::connect(&address, deadlines)?;
                 if let Some(backend) = left_behind {
                     session.terminate(&backend);
                 }

@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use postgres::config::SslMode;
 use postgres::types::ToSql;
-use postgres::{Client, Config, NoTls, Row, Statement};
+use postgres::{Client, Row, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::fault::{Fault, plain};
 use super::migrate::VERSION;
 use crate::catalogue::{Kind, StatementConfig};
+use crate::server::{self, Address, Connected, Refusal};
 use crate::{DbError, Digest, ParamType};
 
 /// PostgreSQL 13: `xid8` and `pg_current_xact_id`.
@@ -66,6 +67,8 @@ pub(super) struct Backend {
 /// A client whose prepared statements live as long as it.
 pub(super) struct Session {
     pub client: Client,
+    /// For requests to cancel, which travel on connections of their own.
+    pub tls: MakeRustlsConnect,
     pub backend: Backend,
     /// When a call on it last began.
     pub used: Instant,
@@ -80,25 +83,16 @@ impl Session {
     ///
     /// # Errors
     /// [`DbError`].
-    pub fn connect(config: &Config, deadlines: Deadlines) -> Result<Self, DbError> {
-        let mut client = config.connect(NoTls).map_err(|e| match plain(&e) {
-            DbError::Unreachable(text) => DbError::Unreachable(text),
-            DbError::Sql {
-                class,
-                sqlstate,
-                message,
-                ..
-            } => DbError::Sql {
-                class,
-                sqlstate,
-                message: format!("cannot log in: {message}"),
-                index: None,
-            },
-            other => other,
+    pub fn connect(address: &Address, deadlines: Deadlines) -> Result<Self, DbError> {
+        let connected = server::connect(address).map_err(|refusal| match refusal {
+            Refusal::Unprotected(text) => DbError::Unreachable(text),
+            Refusal::Client(e) => log_in(plain(&e)),
         })?;
+        let Connected { mut client, tls } = connected;
         set_up(&mut client, deadlines).map_err(|e| plain(&e))?;
         let mut session = Self {
             client,
+            tls,
             backend: Backend::default(),
             used: Instant::now(),
             heard: None,
@@ -427,30 +421,32 @@ pub(super) fn digest(bytes: &[u8]) -> Result<Digest, DbError> {
     })
 }
 
+fn log_in(error: DbError) -> DbError {
+    match error {
+        DbError::Sql {
+            class,
+            sqlstate,
+            message,
+            ..
+        } => DbError::Sql {
+            class,
+            sqlstate,
+            message: format!("cannot log in: {message}"),
+            index: None,
+        },
+        other => other,
+    }
+}
+
 /// Reads the address, sets what keeps a dead connection from lasting.
 ///
 /// # Errors
 /// `Unreachable` if the address is unusable.
-pub(super) fn config(url: &str, deadlines: Deadlines) -> Result<Config, DbError> {
-    let mut config: Config = url.parse().map_err(|e: postgres::Error| {
-        let why = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
-        DbError::Unreachable(format!("the database address cannot be read: {why}"))
-    })?;
-    if !matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
-        return Err(DbError::Unreachable(
-            "TLS to the database is not supported yet; use sslmode=disable or prefer, over a private \
-             network"
-                .to_owned(),
-        ));
+pub(super) fn address(url: &str, deadlines: Deadlines) -> Result<Address, DbError> {
+    let mut address = Address::parse(url).map_err(DbError::Unreachable)?;
+    address.deadlines(deadlines.connect, Some(deadlines.statement));
+    if address.config.get_application_name().is_none() {
+        address.config.application_name("prism");
     }
-    config
-        .connect_timeout(deadlines.connect)
-        .tcp_user_timeout(deadlines.statement)
-        .keepalives_idle(Duration::from_secs(15))
-        .keepalives_interval(Duration::from_secs(5))
-        .keepalives_retries(3);
-    if config.get_application_name().is_none() {
-        config.application_name("prism");
-    }
-    Ok(config)
+    Ok(address)
 }
