@@ -5,6 +5,8 @@
 //! shell holds the other end of a pipe to this process, and at end of file it stops the server and
 //! deletes the directory.
 
+mod standby;
+
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -106,6 +108,19 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub fn start_with(options: ClusterOptions) -> Result<Self, ClusterError> {
+        let mut cluster = Self::empty(options, format!("{:032x}", random()?))?;
+        cluster.initdb()?;
+        cluster.first_start()?;
+        let mut admin = cluster.admin("postgres")?;
+        admin.batch_execute(&format!(
+            "CREATE ROLE {ROLE} LOGIN PASSWORD '{}'",
+            cluster.password
+        ))?;
+        Ok(cluster)
+    }
+
+    /// A directory with a guard, and nothing in it yet.
+    fn empty(options: ClusterOptions, password: String) -> Result<Self, ClusterError> {
         let programs = find_programs()?;
         let account = account()?;
         let dir = tempfile::Builder::new()
@@ -121,20 +136,13 @@ impl Cluster {
             options,
             programs,
             account,
-            password: format!("{:032x}", random()?),
+            password,
             port: 0,
             server: None,
             guard: None,
             dir,
         };
         cluster.guard = Some(cluster.spawn_guard()?);
-        cluster.initdb()?;
-        cluster.first_start()?;
-        let mut admin = cluster.admin("postgres")?;
-        admin.batch_execute(&format!(
-            "CREATE ROLE {ROLE} LOGIN PASSWORD '{}'",
-            cluster.password
-        ))?;
         Ok(cluster)
     }
 

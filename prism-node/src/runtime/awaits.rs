@@ -22,6 +22,7 @@ use prism_proto::{RegionKey, Seq};
 use super::answer;
 use super::board::Board;
 use super::find::regions;
+use super::history::GONE_BACK;
 use super::publish::Publisher;
 use super::queue::{Chain, IntakeQueue, Item};
 use super::spool::Spool;
@@ -105,6 +106,7 @@ impl Awaits {
             Ok(write) => write,
             Err(error) => return self.refused_here(item, error, deadline),
         };
+        let before = self.publisher.before();
         let published = self.desk().held_publish(&write);
         let committed = match published {
             Ok(committed) => committed,
@@ -120,10 +122,13 @@ impl Awaits {
                 };
             }
         };
+        if !self.publisher.publish(before, [&committed]) {
+            let _ = held.held_cancel();
+            return Answer::Failed(Failure::NotReady(GONE_BACK.to_owned()));
+        }
         let seq = committed.seq;
         self.flights().insert(seq, None);
         self.begun.notify_all();
-        self.publisher.publish([&committed]);
         let end = self.wait(seq, deadline);
         let answer = match end {
             End::Everywhere => self.finish(held, seq),
@@ -201,9 +206,12 @@ impl Awaits {
             let state = self.desk().held_state(seq);
             match state {
                 Ok(HeldState::Held) => {
+                    let before = self.publisher.before();
                     let undone = self.desk().undo(seq, reason);
                     match undone {
-                        Ok(Undone::Published(committed)) => self.publisher.publish([&committed]),
+                        Ok(Undone::Published(committed)) => {
+                            self.publisher.publish(before, [&committed]);
+                        }
                         Ok(_) => {}
                         Err(error) => why = error.to_string(),
                     }
@@ -225,13 +233,18 @@ impl Awaits {
         let reason = UndoReason::Unconfirmed {
             regions: missing.map(|(region, _)| region.clone()).collect(),
         };
+        let before = self.publisher.before();
         let undone = self.desk().undo(seq, &reason);
         // Published first: nothing can come between it and the end of the transaction.
         let _ = held.held_cancel();
         match undone {
-            Ok(Undone::Published(committed)) => self.publisher.publish([&committed]),
+            Ok(Undone::Published(committed)) => {
+                self.publisher.publish(before, [&committed]);
+            }
             Ok(Undone::Before) => return self.sought(seq, &reason),
-            Ok(Undone::Refused { notice, .. }) => self.publisher.publish([&notice]),
+            Ok(Undone::Refused { notice, .. }) => {
+                self.publisher.publish(before, [&notice]);
+            }
             Ok(Undone::Impossible(why)) => {
                 tracing::error!(seq = seq.0, %why, "an awaited update cannot be undone");
                 return self.sought(seq, &reason);
@@ -364,10 +377,11 @@ impl Awaits {
             let reason = UndoReason::Conflict {
                 region: region.map_or_else(String::new, |(name, _)| name.clone()),
             };
+            let before = self.publisher.before();
             match database.undo(conflict.seq, &reason) {
                 Ok(Undone::Published(committed)) => {
                     tracing::info!(seq = conflict.seq.0, ?reason, "an awaited update gives way");
-                    self.publisher.publish([&committed]);
+                    self.publisher.publish(before, [&committed]);
                     self.note(conflict.seq, HeldState::Undone(reason));
                 }
                 Ok(_) => {}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use prism_db::{LaneRow, RegionRow};
 use prism_net::{Command, Handle, Snapshot};
-use prism_proto::{ApplyCause, InletState, Position, RegionId, Seq, Target};
+use prism_proto::{ApplyCause, InletState, Position, RegionId, Seq, Tag, Target};
 
 use super::alarms::{Alarms, name};
 use super::names::Names;
@@ -86,6 +86,10 @@ pub(crate) struct State {
     pub(crate) rows: Vec<LaneRow>,
     /// Newest committed update known of.
     pub(crate) tail: Seq,
+    /// The same with its tag, of those of which that is known; `None` until the database was reached.
+    pub(crate) newest: Option<Position>,
+    /// The own database lacks updates that it had committed.
+    pub(crate) gone_back: bool,
     /// Acknowledged per region.
     pub(crate) acked: Vec<Seq>,
     /// Per region: no refusal at or below it remains to be told (see `Output::Acked`).
@@ -189,6 +193,24 @@ impl Board {
     pub(crate) fn tail(&self, tail: Seq) {
         let mut state = self.lock();
         state.tail = state.tail.max(tail);
+    }
+
+    /// This update of the own stream is committed.
+    pub(crate) fn committed(&self, seq: Seq, tag: Tag) {
+        let mut state = self.lock();
+        state.tail = state.tail.max(seq);
+        if let Some(newest) = state.newest.as_mut().filter(|newest| newest.seq < seq) {
+            (newest.seq, newest.tag) = (seq, tag);
+        }
+    }
+
+    /// The own stream was here.
+    pub(crate) fn newest(&self, own: Position) {
+        let mut state = self.lock();
+        state.tail = state.tail.max(own.seq);
+        if state.newest.is_none_or(|newest| newest.seq < own.seq) {
+            state.newest = Some(own);
+        }
     }
 
     /// A peer's database has committed up to here, somebody says.

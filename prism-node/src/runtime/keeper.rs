@@ -116,8 +116,9 @@ impl Keeper {
         if self.board.lock().broken.is_some() {
             return Ok(());
         }
+        let before = self.publisher.before();
         let undone = self.database.settle_held()?;
-        self.publisher.publish(&undone);
+        self.publisher.publish(before, &undone);
         self.dead_letters()?;
         self.stale()?;
         self.trim()

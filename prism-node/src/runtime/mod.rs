@@ -25,6 +25,7 @@ mod direct;
 mod drain;
 mod entry;
 mod find;
+mod history;
 mod host;
 mod identity;
 mod inlet;

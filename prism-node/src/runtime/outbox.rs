@@ -13,9 +13,9 @@ use prism_net::{Batch, Command, Handle};
 use prism_proto::{Event, Position, RegionId, Seq, Verdict};
 
 use super::alarms::name;
-use super::board::{Board, position_words};
+use super::board::Board;
+use super::history::History;
 use super::leases::Held;
-use super::threads::Whole;
 
 /// The tail is looked at this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -25,10 +25,6 @@ const FLUSH: Duration = Duration::from_millis(250);
 /// Bytes per answer to a fetch, and in all.
 const CHUNK: usize = 1 << 20;
 const FETCH: usize = 8 << 20;
-
-const REWOUND: &str = "restart this node: it then compares itself with every region, and alarms \
-    if they have what this database has lost; rebuild this database in that case: prism adopt REGION \
-    --from OTHER";
 
 /// What the loop asks of this worker.
 pub(super) enum OutboxJob {
@@ -82,13 +78,11 @@ pub(super) struct OutboxWorker {
     pub(super) database: Box<dyn Database>,
     pub(super) handle: Handle,
     pub(super) board: Arc<Board>,
-    pub(super) whole: Whole,
+    pub(super) history: History,
     pub(super) acks: Arc<Acks>,
     pub(super) held: Arc<Held>,
     /// Tail that the engine has been told.
     pub(super) told: Seq,
-    /// Where the own stream was when it was last looked at.
-    pub(super) last: Option<Position>,
 }
 
 impl OutboxWorker {
@@ -128,13 +122,22 @@ impl OutboxWorker {
     fn fetch(&mut self, from: Seq, to: Seq) {
         let mut next = from;
         let mut total = 0;
-        while next <= to && total < FETCH {
+        // What peers lack must come from the stream that they have.
+        let upto = match self.history.check(self.database.as_mut()) {
+            Ok(Some(_)) => to,
+            Ok(None) => Seq::ZERO,
+            Err(error) => {
+                self.unhealthy(&error);
+                Seq::ZERO
+            }
+        };
+        while next <= upto && total < FETCH {
             let mut batch = Batch::default();
             batch.reset(next);
             let mut expected = next;
             let read = self
                 .database
-                .outbox_read(next, to, CHUNK, &mut |seq, update| {
+                .outbox_read(next, upto, CHUNK, &mut |seq, update| {
                     // A row that is not there any more must not shift the others' numbers.
                     if seq == expected {
                         batch.push(update);
@@ -176,8 +179,9 @@ impl OutboxWorker {
 
     /// The payloads are fetched when a lane wants them.
     fn tail(&mut self) {
-        match self.database.region() {
-            Ok(region) => self.tell_tail(Seq(region.next_seq.0.saturating_sub(1))),
+        match self.history.check(self.database.as_mut()) {
+            Ok(None) => {}
+            Ok(Some(region)) => self.tell_tail(Seq(region.next_seq.0.saturating_sub(1))),
             Err(error) => self.unhealthy(&error),
         }
     }
@@ -226,20 +230,15 @@ impl OutboxWorker {
 
     /// Everything that is done once a tick.
     fn look(&mut self) -> Result<(), DbError> {
-        let region = self.database.region()?;
-        let own = Position {
-            epoch: region.epoch,
-            seq: Seq(region.next_seq.0.saturating_sub(1)),
-            tag: region.last_tag,
-        };
-        if self.rewound(own)? {
+        let Some(region) = self.history.check(self.database.as_mut())? else {
             return Ok(());
-        }
+        };
+        let tail = Seq(region.next_seq.0.saturating_sub(1));
         // Committed by a sibling whose word was lost, by SQL, or before this start.
-        self.tell_tail(own.seq);
+        self.tell_tail(tail);
         self.board.lock().region = Some(region);
         let rows = self.board.lock().rows.clone();
-        let oldest = self.oldest(&rows, own.seq)?;
+        let oldest = self.oldest(&rows, tail)?;
         let positions = self.database.positions()?;
         let mut state = self.board.lock();
         for (stream, position) in positions {
@@ -252,25 +251,6 @@ impl OutboxWorker {
         }
         state.oldest = oldest;
         Ok(())
-    }
-
-    /// The own database may have been put back while this node runs: restored, or replaced by a
-    /// standby that lacked the newest commits. Numbers are then given out a second time, which the
-    /// peers' databases would notice late, and the loop has the payloads of the first.
-    fn rewound(&mut self, own: Position) -> Result<bool, DbError> {
-        if let Some(last) = self.last.filter(|last| *last != own)
-            && self.database.outbox_verify(last)? == Verdict::Forked
-        {
-            let why = format!(
-                "the database of this region has gone back: it had {}, now it has {}",
-                position_words(last),
-                position_words(own)
-            );
-            self.whole.broken(name::FORK, "", why, REWOUND);
-            return Ok(true);
-        }
-        self.last = Some(own);
-        Ok(false)
     }
 
     /// When the oldest unacknowledged update of each lane was committed.

@@ -4,10 +4,12 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prism_db::Committed;
+use prism_db::submit::SubmitError;
+use prism_db::{Committed, Database, DbError};
 use prism_net::{Batch, Command, Handle};
 
 use super::board::Board;
+use super::history::{Before, GONE_BACK, History};
 use super::outbox::OutboxJob;
 
 /// The outbox worker is asked to look at the database this often. Updates that cannot be taken may
@@ -20,27 +22,65 @@ pub(super) struct Publisher {
     handle: Handle,
     board: Arc<Board>,
     outbox: SyncSender<OutboxJob>,
+    history: History,
     /// When the outbox worker was last asked to look.
     looked: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Publisher {
-    pub(super) fn new(handle: Handle, board: Arc<Board>, outbox: SyncSender<OutboxJob>) -> Self {
+    pub(super) fn new(
+        handle: Handle,
+        board: Arc<Board>,
+        outbox: SyncSender<OutboxJob>,
+        history: History,
+    ) -> Self {
         Self {
             handle,
             board,
             outbox,
+            history,
             looked: Arc::default(),
         }
     }
 
+    /// To be asked before the transaction is begun that commits what is published.
+    pub(super) fn before(&self) -> Before {
+        self.history.before()
+    }
+
+    /// False if the database has gone back: it cannot be trusted with anything that matters.
+    pub(super) fn trusts(&self, database: &mut dyn Database) -> Result<bool, DbError> {
+        Ok(self.history.check(database)?.is_some())
+    }
+
+    /// Publishes what is committed; if the database has gone back, nothing is.
+    pub(super) fn settle(
+        &self,
+        before: Before,
+        mut results: Vec<Result<Committed, SubmitError>>,
+    ) -> Vec<Result<Committed, SubmitError>> {
+        if !self.publish(before, results.iter().flatten()) {
+            for result in results.iter_mut().filter(|result| result.is_ok()) {
+                *result = Err(SubmitError::NotReady(GONE_BACK.to_owned()));
+            }
+        }
+        results
+    }
+
     /// Hands it to the loop, in runs of consecutive numbers (a sibling may have taken some in
-    /// between).
-    pub(super) fn publish<'a>(&self, committed: impl IntoIterator<Item = &'a Committed>) {
+    /// between). False, and nothing is handed over, if the database has gone back.
+    pub(super) fn publish<'a>(
+        &self,
+        before: Before,
+        committed: impl IntoIterator<Item = &'a Committed>,
+    ) -> bool {
         let mut committed: Vec<&Committed> = committed.into_iter().collect();
+        if !self.history.follows(before, &committed) {
+            return false;
+        }
         committed.sort_unstable_by_key(|c| c.seq);
         if let Some(last) = committed.last() {
-            self.board.tail(last.seq);
+            self.board.committed(last.seq, last.update.tag);
         }
         for run in committed.chunk_by(|a, b| b.seq == a.seq.next()) {
             let mut payloads = Batch::default();
@@ -50,6 +90,7 @@ impl Publisher {
             }
             self.handle.send(Command::Committed(payloads));
         }
+        true
     }
 
     /// Something is wrong with the database: the outbox worker looks at it, finds out what it is

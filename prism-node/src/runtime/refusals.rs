@@ -177,6 +177,7 @@ impl Refusals {
             sqlstate: sqlstate.to_owned(),
             message: refusal.message.clone(),
         };
+        let before = self.publisher.before();
         match database.undo(seq, &reason)? {
             Undone::Published(committed) => {
                 tracing::warn!(
@@ -186,7 +187,7 @@ impl Refusals {
                     sqlstate,
                     "the region's database has refused an update of this region: it is undone"
                 );
-                self.publisher.publish([&committed]);
+                self.publisher.publish(before, [&committed]);
                 let mut state = self.board.lock();
                 state.counters.undone += 1;
                 drop(state);
@@ -198,7 +199,7 @@ impl Refusals {
                 sqlstate,
                 message,
             } => {
-                self.publisher.publish([&notice]);
+                self.publisher.publish(before, [&notice]);
                 self.count(peer, seq);
                 let own = self.board.names.my_region();
                 self.undo_refused(own, seq, &format!("SQLSTATE {sqlstate} {message}"));

@@ -16,6 +16,7 @@ use prism_db::{Committed, Database, DbError};
 use super::alarms::name;
 use super::board::Board;
 use super::entry::Entry;
+use super::history::GONE_BACK;
 use super::publish::Publisher;
 use super::spool::Spool;
 
@@ -132,6 +133,19 @@ impl Replayer {
                 return step;
             }
         };
+        // It may be another server than the one that went away, and what runs in a database that has
+        // gone back is not done.
+        match self.publisher.trusts(self.database.as_mut()) {
+            Ok(true) => {}
+            Ok(false) => {
+                step.stopped = Some(Stop::Away(GONE_BACK.to_owned()));
+                return step;
+            }
+            Err(error) => {
+                step.stopped = Some(Stop::Away(error.to_string()));
+                return step;
+            }
+        }
         let (numbers, batch, unreadable) = readable(oldest);
         if batch.is_empty() {
             step.stopped = unreadable.map(|number| {
@@ -160,13 +174,14 @@ impl Replayer {
             }
         }
         let submissions: Vec<_> = batch.iter().map(Entry::submission).collect();
+        let before = self.publisher.before();
         // One chain: nothing overtakes what stands before it.
         let results = submit_chains(
             self.database.as_mut(),
             &submissions,
             &vec![0; submissions.len()],
         );
-        self.publisher.publish(results.iter().flatten());
+        let results = self.publisher.settle(before, results);
         self.board.lock().counters.submitted += results.iter().flatten().count() as u64;
         for ((number, entry), result) in numbers.into_iter().zip(batch).zip(results) {
             if let Err(stop) = self.settle(&entry, result) {

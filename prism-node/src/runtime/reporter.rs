@@ -5,7 +5,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use prism_proto::{
-    ApplyCause, DirectFailure, InletState, Notice, RegionId, SwitchReason, Target, Verdict,
+    ApplyCause, DirectFailure, InletState, Notice, Position, RegionId, SwitchReason, Target,
+    Verdict,
 };
 
 use super::alarms::{Change, adopt, name};
@@ -69,7 +70,7 @@ impl Reporter {
                 peer,
                 position,
                 verdict,
-            } => self.stopped(peer, verdict, &position_words(position)),
+            } => self.stopped(peer, verdict, position),
             Notice::PeerWaiting { peer, cause } => self.peer_waiting(peer, cause),
             Notice::RowsMissing { peer, from } => {
                 let lane = names.region(peer);
@@ -113,9 +114,12 @@ impl Reporter {
         }
     }
 
-    fn stopped(&self, peer: RegionId, verdict: Verdict, position: &str) {
+    fn stopped(&self, peer: RegionId, verdict: Verdict, position: Position) {
         let lane = self.board.names.region(peer);
         let own = self.board.names.my_region();
+        let newest = self.board.lock().newest;
+        let ahead = newest.filter(|n| n.epoch == position.epoch && n.seq < position.seq);
+        let position = position_words(position);
         let (name, detail, remedy) = match verdict {
             Verdict::TooOld => (
                 name::STALE,
@@ -123,6 +127,20 @@ impl Reporter {
                     "{lane} needs updates behind {position}, which are no longer in the outbox"
                 ),
                 adopt(lane),
+            ),
+            // Only the origin's own commits lead there.
+            _ if let Some(newest) = ahead => (
+                name::FORK,
+                format!(
+                    "{own}'s database has gone back: {lane} has applied {own}'s stream up to \
+                     {position}, and here it ends at {}; what is submitted here now does not get \
+                     to {lane}, and is lost when {own} is rebuilt",
+                    newest.seq.0
+                ),
+                format!(
+                    "stop all nodes of {own}, then bring back the database that has everything, or \
+                     rebuild this one: prism adopt {own} --from {lane}"
+                ),
             ),
             _ => (
                 name::FORK,

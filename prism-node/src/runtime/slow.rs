@@ -94,8 +94,9 @@ impl Slow {
                 Err(error) => return Answer::Failed(Failure::Unavailable(error.to_string())),
             };
             let submissions = std::slice::from_ref(&item.submission);
+            let before = self.publisher.before();
             let results = submit(database.as_mut(), submissions);
-            self.publisher.publish(results.iter().flatten());
+            let results = self.publisher.settle(before, results);
             self.board.lock().counters.submitted += results.iter().flatten().count() as u64;
             let result = record(database.as_mut(), submissions, results).pop();
             match result {

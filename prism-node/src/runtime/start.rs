@@ -22,6 +22,7 @@ use super::awaits::Awaits;
 use super::board::Board;
 use super::direct::DirectWorker;
 use super::find::{FindWorker, Finder};
+use super::history::History;
 use super::host::LoopHost;
 use super::identity::Identity;
 use super::inlet::InletWorker;
@@ -203,6 +204,7 @@ pub(super) fn start(
         board: Arc::clone(&board),
         queue: Arc::clone(&queue),
     };
+    let history = History::new(whole.clone());
     let mut threads = Threads::new(whole.clone());
 
     let mut database = opener.own(own, LOCK)?;
@@ -214,11 +216,10 @@ pub(super) fn start(
         database,
         handle: handle.clone(),
         board: Arc::clone(&board),
-        whole: whole.clone(),
+        history: history.clone(),
         acks: Arc::clone(&acks),
         held: Arc::clone(&held),
         told: Seq::ZERO,
-        last: None,
     };
     threads.spawn("outbox", move || worker.run())?;
 
@@ -234,7 +235,7 @@ pub(super) fn start(
     );
     threads.spawn("leases", move || worker.run())?;
 
-    let publisher = Publisher::new(handle.clone(), Arc::clone(&board), outbox.clone());
+    let publisher = Publisher::new(handle.clone(), Arc::clone(&board), outbox.clone(), history);
     let refusals = Refusals::new(
         publisher.clone(),
         Arc::clone(&board),

@@ -124,8 +124,9 @@ impl SubmitWorker {
             return self.spool_all(&items, &[]);
         }
         let submissions: Vec<Submission> = items.iter().map(|i| i.submission.clone()).collect();
+        let before = self.publisher.before();
         let results = submit_chains(self.database.as_mut(), &submissions, &places);
-        self.publisher.publish(results.iter().flatten());
+        let results = self.publisher.settle(before, results);
         let results = record(self.database.as_mut(), &submissions, results);
         self.account(&results);
         let (mut away, mut why) = (Vec::new(), Vec::new());

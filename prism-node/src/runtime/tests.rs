@@ -150,17 +150,7 @@ fn a_database_that_goes_back_under_a_running_node_is_noticed_and_not_written_on(
     until("the node has seen its stream", || {
         node.board.lock().region.as_ref().map(|r| r.next_seq.0) == Some(4)
     });
-    // As a restored backup, or a standby that lacked the two newest commits. A new update takes
-    // the first of their numbers again.
-    let db = Connection::open(path).expect("opens");
-    db.busy_timeout(Duration::from_secs(10)).expect("set");
-    db.execute_batch(
-        "BEGIN IMMEDIATE;
-         UPDATE prism_region SET next_seq = 2, last_tag = (SELECT tag FROM prism_outbox WHERE seq = 1);
-         DELETE FROM prism_outbox WHERE seq > 1;
-         COMMIT",
-    )
-    .expect("put back");
+    let db = put_back(&path);
     until("an alarm", || alarm(&node, "fork"));
     let why = node.board().ready().expect_err("not ready");
     assert!(
@@ -183,6 +173,43 @@ fn a_database_that_goes_back_under_a_running_node_is_noticed_and_not_written_on(
             seq: prism_proto::Seq(2)
         }])
     );
+    let _ = node.drain(Duration::ZERO);
+}
+
+/// As a restored backup, or a standby that lacked all but the first commit. A new update takes the
+/// second number again.
+fn put_back(path: &Path) -> Connection {
+    let db = Connection::open(path).expect("opens");
+    db.busy_timeout(Duration::from_secs(10)).expect("set");
+    db.execute_batch(
+        "BEGIN IMMEDIATE;
+         UPDATE prism_region SET next_seq = 2, last_tag = (SELECT tag FROM prism_outbox WHERE seq = 1);
+         DELETE FROM prism_outbox WHERE seq > 1;
+         COMMIT",
+    )
+    .expect("put back");
+    db
+}
+
+#[test]
+fn a_number_that_is_given_out_again_is_no_answer() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, path) = cluster(dir.path());
+    let node = start(&config, "NA1", dir.path());
+    for _ in 0..3 {
+        assert!(bump(&node).is_ok());
+    }
+    let _db = put_back(&path);
+    // Long before anybody looks at the database by himself.
+    for _ in 0..3 {
+        let answer = bump(&node);
+        let not_ready = matches!(
+            answer.as_deref(),
+            Ok([Answer::Failed(Failure::NotReady(why))]) if why.contains("gone back")
+        );
+        assert!(not_ready || answer == Err(Failure::Draining), "{answer:?}");
+    }
+    assert!(alarm(&node, "fork"));
     let _ = node.drain(Duration::ZERO);
 }
 
