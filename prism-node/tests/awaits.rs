@@ -306,3 +306,19 @@ fn an_applications_own_transaction_takes_its_update_with_it() {
     assert_eq!((w.kills("NA", "steve"), w.kills("EU", "steve")), (101, 101));
     assert_eq!(w.status("NA1").next_seq, 3);
 }
+
+#[test]
+fn on_the_command_line_it_is_applied_or_the_exit_status_says_that_it_is_not() {
+    let mut w = World::plan(&three("[limits]\nawait_timeout = \"2s\""));
+    w.start(ALL);
+    let submit = ["submit", "--node", "NA1", "score", "steve", "3", "--await"];
+    let said = w.cluster.prism(&submit).expect("applied");
+    assert!(said.contains("outcome=applied"), "{said}");
+    everywhere(&w, "NA1", 3);
+    w.sql("EU")
+        .batch_execute("ALTER TABLE users ADD CONSTRAINT few CHECK (kills < 4)")
+        .expect("a constraint");
+    let said = w.cluster.prism(&submit).expect_err("refused").to_string();
+    assert!(said.contains("EU") && said.contains("23514"), "{said}");
+    everywhere(&w, "NA1", 3);
+}
