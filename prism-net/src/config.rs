@@ -1,9 +1,12 @@
 //! What an endpoint is built from.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use prism_proto::{ConfigError, NodeId, RegionId, Retry};
 use zeroize::Zeroizing;
+
+use crate::session;
 
 /// One node of the cluster.
 #[derive(Debug, Clone)]
@@ -58,7 +61,7 @@ pub struct RegionInfo {
 /// What may grow no further (all have defaults).
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Largest body of a datagram. 1200 and the 32 bytes around it fit into every IPv6 path.
+    /// Largest body of a datagram. 1198 and the 34 bytes around it fit into every IPv6 path.
     pub mtu: u16,
     /// Updates in flight per lane and per inlet.
     pub window: u32,
@@ -73,18 +76,28 @@ pub struct Limits {
     pub payload_bytes: usize,
     /// Number of own updates kept in memory, likewise.
     pub payload_count: usize,
+    /// A session is replaced by one with fresh keys after this time ...
+    pub rekey_after: Duration,
+    /// ... or so many packets ...
+    pub rekey_packets: u64,
+    /// ... and is not used any longer than this, whether it could be replaced or not.
+    pub session_ends: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            mtu: 1200,
+            mtu: 1198,
             window: 4096,
             window_bytes: 4 << 20,
             max_update: 256 << 10,
             max_apply: 512,
             payload_bytes: 32 << 20,
             payload_count: 256 << 10,
+            // WireGuard's times (6.1); fewer packets than it allows, because that costs nothing.
+            rekey_after: Duration::from_secs(120),
+            rekey_packets: 1 << 32,
+            session_ends: Duration::from_secs(180),
         }
     }
 }
@@ -127,6 +140,58 @@ pub struct Reload {
     pub catalogue: u64,
 }
 
+impl Reload {
+    /// Whether it fits node `me`, which runs with `protection`.
+    ///
+    /// # Errors
+    /// [`EndpointError`] names what does not fit.
+    pub fn check(&self, me: NodeId, protection: &Protection) -> Result<(), EndpointError> {
+        if std::mem::discriminant(&self.protection) != std::mem::discriminant(protection) {
+            return Err(EndpointError::OtherProtection);
+        }
+        check_keys(me, &self.nodes, &self.protection)
+    }
+}
+
+/// Whether every node can be told by its keys, and this one has the key that belongs to it.
+pub(crate) fn check_keys(
+    me: NodeId,
+    nodes: &[NodeAddress],
+    protection: &Protection,
+) -> Result<(), EndpointError> {
+    let Protection::Sealed(own) = protection else {
+        return Ok(());
+    };
+    for (i, node) in nodes.iter().enumerate() {
+        let name = || node.name.clone();
+        match node.public_keys.len() {
+            0 => return Err(EndpointError::NoKey(name())),
+            1 | 2 => {}
+            many => return Err(EndpointError::TooManyKeys(name(), many)),
+        }
+        if node.public_keys.iter().any(session::is_low_order) {
+            return Err(EndpointError::WeakKey(name()));
+        }
+        let same = |other: &&NodeAddress| {
+            (other.public_keys.iter()).any(|key| node.public_keys.contains(key))
+        };
+        if let Some(other) = nodes[..i].iter().find(same) {
+            return Err(EndpointError::SameKey(other.name.clone(), name()));
+        }
+    }
+    match nodes.get(usize::from(me.0)) {
+        None => Err(EndpointError::NoSuchNode(me.0, nodes.len())),
+        Some(node)
+            if node
+                .public_keys
+                .contains(&session::public_key(&own.private)) =>
+        {
+            Ok(())
+        }
+        Some(node) => Err(EndpointError::ForeignKey(node.name.clone())),
+    }
+}
+
 /// Why an endpoint cannot be built from an [`EndpointConfig`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -137,6 +202,27 @@ pub enum EndpointError {
     /// Two nodes share a name, or their names hash alike.
     #[error("the nodes {0} and {1} cannot be told apart; rename one of them")]
     SameIdentity(String, String),
+    /// A cluster with keys, and a node without.
+    #[error("node {0} has no public key; give it a public_key (`prism pubkey` prints it)")]
+    NoKey(String),
+    /// More keys than a rotation needs.
+    #[error("node {0} has {1} public keys; at most two are accepted, while its key is rotated")]
+    TooManyKeys(String, usize),
+    /// A key by which everybody could pass for the node.
+    #[error("the public key of node {0} is not a usable X25519 key; make one with `prism keygen`")]
+    WeakKey(String),
+    /// Two nodes with one key.
+    #[error("the nodes {0} and {1} have the same public key; make a key for each of them")]
+    SameKey(String, String),
+    /// The others would refuse this node.
+    #[error(
+        "the private key is not the one of node {0}: none of its public keys belongs to it; put \
+         the right key into place, or its public key into the configuration"
+    )]
+    ForeignKey(String),
+    /// [`Protection`] cannot be exchanged while the loop runs.
+    #[error("packets cannot be sealed or opened up while the node runs; restart it")]
+    OtherProtection,
     /// The core refuses the configuration.
     #[error("the cluster's configuration does not fit: {0}")]
     Core(#[from] ConfigError),

@@ -30,11 +30,11 @@ const BLOCKED_FOR: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Packets are neither encrypted nor authenticated in this version.
+    /// The cluster has no keys, so packets are neither encrypted nor authenticated.
     #[error(
-        "refusing to bind {0}: packets are not encrypted yet, so only loopback addresses are \
-         allowed; use an address such as 127.0.0.1:{port}, or carry the traffic between machines \
-         through a tunnel that ends on loopback", port = .0.port()
+        "refusing to bind {0}: the cluster has no keys, so packets are not encrypted and only \
+         loopback addresses such as 127.0.0.1:{port} are allowed; give the cluster a psk_file and \
+         every node a public_key (`prism keygen` makes keys)", port = .0.port()
     )]
     NotLoopback(SocketAddr),
     /// Somebody has the port.
@@ -87,7 +87,7 @@ impl Driver {
         bind: SocketAddr,
         queue: usize,
     ) -> Result<(Self, Handle), BindError> {
-        if !bind.ip().to_canonical().is_loopback() {
+        if !endpoint.is_sealed() && !bind.ip().to_canonical().is_loopback() {
             return Err(BindError::NotLoopback(bind));
         }
         Self::bind_anywhere(endpoint, bind, queue).map_err(|source| match source.kind() {

@@ -8,8 +8,8 @@ use prism_proto::{
     RecvSlot, RegionConfig, RegionId, RegionKey, Seq, Storage, UpdateSlot, WaitReason,
 };
 
-use crate::config::{EndpointConfig, EndpointError};
-use crate::host::{Command, Drops, Host, PeerInfo, Snapshot};
+use crate::config::{EndpointConfig, EndpointError, Protection, Reload, check_keys};
+use crate::host::{Command, Drops, Host, Snapshot};
 use crate::inbox::Arena;
 use crate::payloads::PayloadCache;
 use crate::pool::Pool;
@@ -40,6 +40,9 @@ impl Storage for Heap {
 /// Pause after an apply for which the engine and the inbox disagree: a bug, reported once a second
 /// rather than in a busy loop.
 const DISAGREEMENT: Duration = Duration::from_secs(1);
+
+/// Longest body that is taken from a node whose `mtu` is larger than the own one.
+const LONGEST: usize = 2048;
 
 /// What [`Endpoint::poll`] wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +82,11 @@ pub struct Endpoint {
     payloads: PayloadCache,
     pool: Pool,
     epoch: Option<Epoch>,
-    datagram: usize,
+    me: NodeId,
+    protection: Protection,
+    /// A body before it is sealed, or after it was opened.
+    plain: Vec<u8>,
+    mtu: usize,
     regions: usize,
     nodes: usize,
     received: u64,
@@ -120,10 +127,12 @@ impl Endpoint {
                 ));
             }
         }
+        check_keys(config.me, &config.nodes, &config.protection)?;
         let limits = &config.limits;
+        let mtu = usize::from(limits.mtu);
         Ok(Self {
             engine: engine(config)?,
-            sessions: Sessions::new(config, limits.mtu.into()),
+            sessions: Sessions::new(config, mtu),
             inbox: Arena::new(
                 config.regions.len(),
                 limits.window,
@@ -138,7 +147,11 @@ impl Endpoint {
             ),
             pool: Pool::new(),
             epoch: None,
-            datagram: HEADER + usize::from(limits.mtu) + SEAL,
+            me: config.me,
+            protection: config.protection.clone(),
+            // The other nodes may have been given another limit.
+            plain: vec![0; (mtu + SEAL).max(LONGEST)],
+            mtu,
             regions: config.regions.len(),
             nodes: config.nodes.len(),
             received: 0,
@@ -151,13 +164,25 @@ impl Endpoint {
     /// Longest datagram that [`poll`](Self::poll) writes; its buffer must be this long.
     #[must_use]
     pub fn max_datagram(&self) -> usize {
-        self.datagram
+        HEADER + self.mtu + SEAL
+    }
+
+    /// Whether packets are encrypted and authenticated.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        matches!(self.protection, Protection::Sealed(_))
     }
 
     /// A datagram has arrived. Afterwards, poll.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
         self.received += 1;
-        let received = match self.sessions.receive(now, from, datagram) {
+        let mut plain = std::mem::take(&mut self.plain);
+        self.judge(now, from, datagram, &mut plain);
+        self.plain = plain;
+    }
+
+    fn judge(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], plain: &mut [u8]) {
+        let received = match self.sessions.receive(now, from, datagram, plain) {
             Ok(received) => received,
             Err(why) => return self.drops.count(why),
         };
@@ -197,8 +222,27 @@ impl Endpoint {
                 }
             }
             Command::Recycle(batch) => self.pool.give(batch),
-            // Taken up by the sessions with the handshake.
-            Command::Reload(_) | Command::Snapshot | Command::Stop => {}
+            Command::Reload(reload) => self.reload(now, &reload),
+            Command::Snapshot | Command::Stop => {}
+        }
+    }
+
+    fn reload(&mut self, now: Instant, reload: &Reload) {
+        if let Err(error) = reload.check(self.me, &self.protection) {
+            tracing::error!(%error, "the new keys are not taken, the old ones stay");
+            return;
+        }
+        self.protection = reload.protection.clone();
+        for node in self.sessions.reload(now, reload) {
+            self.event(now, Event::NodeDown { node });
+        }
+    }
+
+    /// Breaks off with a node that has said what it has no right to say: its session is dropped, and
+    /// for a while (5 s, doubling up to 60 s) there is no other. Afterwards, poll.
+    pub fn shut_out(&mut self, now: Instant, node: NodeId) {
+        if self.sessions.shut_out(now, node) {
+            self.event(now, Event::NodeDown { node });
         }
     }
 
@@ -233,11 +277,11 @@ impl Endpoint {
                 self.sent += 1;
                 return Step::Transmit { to, len };
             }
-            let room = buffer.len().saturating_sub(SEAL);
-            let body = buffer.get_mut(HEADER..room).unwrap_or_default();
+            let body = self.plain.get_mut(..self.mtu).unwrap_or_default();
             match self.engine.poll(now, &self.payloads, body) {
                 Output::Transmit { to, len } => {
-                    if let Some((to, len)) = self.sessions.seal(now, to, buffer, len) {
+                    let plain = &mut self.plain;
+                    if let Some((to, len)) = self.sessions.seal(now, to, plain, len, buffer) {
                         self.sent += 1;
                         return Step::Transmit { to, len };
                     }
@@ -343,10 +387,8 @@ impl Endpoint {
             snapshot.inlets.push(self.engine.inlet_stats(region));
         }
         snapshot.peers.clear();
-        snapshot.peers.extend((0..self.nodes).map(|node| PeerInfo {
-            up: self.sessions.is_up(NodeId(node as u16)),
-            ..PeerInfo::default()
-        }));
+        (snapshot.peers)
+            .extend((0..self.nodes).map(|node| self.sessions.info(NodeId(node as u16))));
         snapshot.received = self.received;
         snapshot.sent = self.sent;
         snapshot.unsent = self.unsent;
@@ -390,9 +432,14 @@ impl Drops {
         *match why {
             session::Drop::Malformed => &mut self.malformed,
             session::Drop::UnknownSession => &mut self.unknown_session,
-            session::Drop::WrongCluster => &mut self.wrong_cluster,
+            session::Drop::WrongMac => &mut self.wrong_mac,
+            session::Drop::WrongHandshake => &mut self.wrong_handshake,
             session::Drop::UnknownNode => &mut self.unknown_node,
+            session::Drop::Stale => &mut self.stale,
             session::Drop::Replayed => &mut self.replayed,
+            session::Drop::NotAuthentic => &mut self.not_authentic,
+            session::Drop::Overload => &mut self.overload,
+            session::Drop::ShutOut => &mut self.shut_out,
         } += 1;
     }
 }

@@ -163,17 +163,16 @@ pub struct Drops {
     pub malformed: u64,
     /// Of no session that stands here (an earlier process's, or a stranger's).
     pub unknown_session: u64,
-    /// A handshake of another cluster.
-    pub wrong_cluster: u64,
-    /// A handshake of a node that the configuration does not have.
+    /// A handshake of a node that the configuration does not have, or not with this key.
     pub unknown_node: u64,
     /// Seen before, or too old to tell.
     pub replayed: u64,
-    /// A handshake whose MAC shows that its sender does not know the cluster's key.
+    /// A handshake whose MAC shows that its sender does not know the cluster's key or name, or means
+    /// another node.
     pub wrong_mac: u64,
     /// A handshake with a valid MAC that is not authentic (another key, damaged).
     pub wrong_handshake: u64,
-    /// A handshake older than one seen before.
+    /// A handshake of an earlier process of the node, or of a second one.
     pub stale: u64,
     /// A packet of a session that stands here which is not authentic.
     pub not_authentic: u64,
@@ -191,7 +190,6 @@ impl Drops {
     pub fn total(&self) -> u64 {
         self.malformed
             + self.unknown_session
-            + self.wrong_cluster
             + self.unknown_node
             + self.replayed
             + self.wrong_mac

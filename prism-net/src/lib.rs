@@ -16,6 +16,8 @@
 mod config;
 mod driver;
 mod endpoint;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod host;
 mod inbox;
@@ -31,3 +33,4 @@ pub use driver::{BindError, Driver, DriverError};
 pub use endpoint::{Endpoint, Step};
 pub use handle::Handle;
 pub use host::{Batch, Command, Drops, Full, Host, PeerInfo, Snapshot};
+pub use session::public_key;

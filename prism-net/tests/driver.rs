@@ -5,8 +5,8 @@ mod common;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use common::{Database, Node, Relay, config, free_addresses, update};
-use prism_net::{BindError, Command, Driver, Endpoint};
+use common::{Database, Node, Relay, config, free_addresses, open_config, update};
+use prism_net::{BindError, Command, Driver, Endpoint, EndpointConfig};
 
 /// Two nodes that reach each other directly.
 fn pair() -> (Node, Node, Vec<SocketAddr>) {
@@ -133,7 +133,7 @@ fn garbage_gets_no_answer_and_does_no_harm() {
                 *first = kind;
             }
             if let Some(rest) = datagram.get_mut(1..4) {
-                rest.copy_from_slice(if kind == 4 { &[0; 3] } else { &[1, 0, 0] });
+                rest.copy_from_slice(if kind == 4 { &[0; 3] } else { &[2, 0, 0] });
             }
             stranger.send_to(&datagram, at[0]).expect("loopback");
             count += 1;
@@ -244,26 +244,48 @@ fn commands_beyond_the_queue_are_given_back_and_answers_wait() {
 }
 
 #[test]
-fn only_loopback_until_packets_are_encrypted() {
+fn without_keys_only_loopback() {
     let at = free_addresses(2);
-    for bind in [
-        "0.0.0.0:0",
-        "192.0.2.1:7101",
-        "[::]:0",
-        "[::ffff:192.0.2.1]:1",
-    ] {
-        let endpoint = Endpoint::new(&config(0, &at, 1)).expect("a good configuration");
+    let everywhere = ["0.0.0.0:0", "[::]:0"];
+    for bind in ["192.0.2.1:7101", "[::ffff:192.0.2.1]:1"]
+        .iter()
+        .chain(&everywhere)
+    {
+        let endpoint = Endpoint::new(&open_config(0, &at, 1)).expect("a good configuration");
         let error = Driver::bind(endpoint, bind.parse().expect("an address"), 8)
             .expect_err("it must be refused");
         assert!(matches!(error, BindError::NotLoopback(_)), "{error:?}");
         let text = error.to_string();
         assert!(
-            text.contains("not encrypted") && text.contains("127.0.0.1"),
+            text.contains("127.0.0.1") && text.contains("psk_file") && text.contains("public_key"),
             "{text}"
         );
     }
-    let endpoint = Endpoint::new(&config(0, &at, 1)).expect("a good configuration");
-    assert!(Driver::bind(endpoint, "[::1]:0".parse().expect("an address"), 8).is_ok());
+    let bind = |config: &_, address: &str| {
+        let endpoint = Endpoint::new(config).expect("a good configuration");
+        Driver::bind(endpoint, address.parse().expect("an address"), 8)
+    };
+    assert!(bind(&open_config(0, &at, 1), "[::1]:0").is_ok());
+    for address in everywhere {
+        assert!(bind(&config(0, &at, 1), address).is_ok());
+    }
+}
+
+#[test]
+fn without_keys_everything_arrives_too_but_never_from_a_cluster_with_keys() {
+    let at = free_addresses(2);
+    let start =
+        |config: &EndpointConfig, i: usize| Node::start(config, at[i], Database::new(i as u16, 2));
+    let a = start(&open_config(0, &at, 1), 0);
+    let b = start(&config(1, &at, 2), 1);
+    a.commit((0..100).map(|i| update(0, i, 128)));
+    for node in [&a, &b] {
+        node.wait_figures("some refused handshakes", |f| f.drops.wrong_mac >= 3);
+    }
+    assert!(!a.snapshot().peers[1].up && !b.snapshot().peers[0].up);
+    let database = b.stop();
+    let b = Node::start(&open_config(1, &at, 3), at[1], database);
+    converges(&a, &b);
 }
 
 #[test]

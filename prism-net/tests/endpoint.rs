@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use common::{Calls, Database, Job, config, update};
+use common::{Calls, Database, Job, config, open_config, update};
 use prism_net::{Command, Endpoint, EndpointError, Step};
 use prism_proto::{Instant, RegionId};
 
@@ -28,6 +28,7 @@ struct Wire {
 }
 
 struct World {
+    sealed: bool,
     sides: Vec<Side>,
     wire: Wire,
     now: Instant,
@@ -35,6 +36,8 @@ struct World {
     /// Under way: (arrival, number) -> (receiver, sender, datagram).
     flying: BTreeMap<(Instant, u64), (usize, SocketAddr, Vec<u8>)>,
     sent: u64,
+    /// A sum of all bytes sent.
+    bytes: u64,
 }
 
 fn addresses() -> Vec<SocketAddr> {
@@ -45,13 +48,19 @@ fn addresses() -> Vec<SocketAddr> {
 
 impl World {
     fn new(wire: Wire, seed: u64) -> Self {
+        Self::with(wire, seed, true)
+    }
+
+    fn with(wire: Wire, seed: u64, sealed: bool) -> Self {
         let mut world = Self {
+            sealed,
             sides: Vec::new(),
             wire,
             now: Instant::from_micros(0),
             rng: seed,
             flying: BTreeMap::new(),
             sent: 0,
+            bytes: 0,
         };
         for i in 0..2 {
             let side = world.side(i, seed, Database::new(i, 2));
@@ -65,6 +74,7 @@ impl World {
 
     fn side(&self, i: u16, seed: u64, database: Database) -> Side {
         let (calls, jobs) = channel();
+        let config = if self.sealed { config } else { open_config };
         let config = config(i, &addresses(), seed * 2 + u64::from(i));
         Side {
             endpoint: Endpoint::new(&config).expect("a good configuration"),
@@ -130,6 +140,9 @@ impl World {
     }
 
     fn fly(&mut self, from: usize, to: SocketAddr, datagram: &[u8]) {
+        for &byte in datagram {
+            self.bytes = (self.bytes ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
         let receiver = addresses().iter().position(|&a| a == to).expect("known");
         let copies = match self.dice() {
             dice if dice < self.wire.lost => 0,
@@ -226,7 +239,7 @@ fn whatever_the_wire_does_everything_arrives_once_in_order() {
             doubled: 10,
             delayed: 20,
         };
-        let mut world = World::new(wire, seed);
+        let mut world = World::with(wire, seed, seed % 4 != 0);
         for _ in 0..20 {
             world.commit(0, 30, 120);
             world.commit(1, 3, 2000);
@@ -246,7 +259,7 @@ fn restarts_in_the_middle_lose_and_double_nothing() {
             doubled: 10,
             delayed: 20,
         };
-        let mut world = World::new(wire, seed);
+        let mut world = World::with(wire, seed, seed % 3 != 0);
         for round in 0..10u64 {
             world.commit(0, 100, 100);
             world.commit(1, 100, 100);
@@ -267,10 +280,11 @@ fn the_same_seed_gives_the_same_run() {
             doubled: 10,
             delayed: 20,
         };
-        let mut world = World::new(wire, 5);
+        let mut world = World::with(wire, 5, false);
         world.commit(0, 500, 100);
         world.converge(Duration::from_secs(600));
-        (world.now, world.sent)
+        // Every byte, those of the handshakes too.
+        (world.now, world.sent, world.bytes)
     };
     assert_eq!(run(), run());
 }
@@ -285,4 +299,46 @@ fn a_configuration_that_does_not_fit_is_refused() {
     bad.nodes[1].name = bad.nodes[0].name.clone();
     let error = Endpoint::new(&bad).expect_err("one name twice");
     assert!(error.to_string().contains("R0-1"), "{error}");
+}
+
+#[test]
+fn keys_that_do_not_fit_are_refused_with_the_name_of_the_node() {
+    let refused = |spoil: fn(&mut prism_net::EndpointConfig)| {
+        let mut bad = config(0, &addresses(), 1);
+        spoil(&mut bad);
+        Endpoint::new(&bad).expect_err("it must be refused")
+    };
+    let error = refused(|c| c.nodes[1].public_keys.clear());
+    assert!(
+        matches!(&error, EndpointError::NoKey(n) if n == "R1-1"),
+        "{error}"
+    );
+    let error = refused(|c| c.nodes[1].public_keys = vec![[5; 32]; 3]);
+    assert!(
+        matches!(&error, EndpointError::TooManyKeys(n, 3) if n == "R1-1"),
+        "{error}"
+    );
+    let error = refused(|c| c.nodes[1].public_keys = c.nodes[0].public_keys.clone());
+    assert!(matches!(&error, EndpointError::SameKey(a, b) if (&**a, &**b) == ("R0-1", "R1-1")));
+    let error = refused(|c| c.nodes[0].public_keys = vec![[5; 32]]);
+    assert!(
+        matches!(&error, EndpointError::ForeignKey(n) if n == "R0-1"),
+        "{error}"
+    );
+    // Small-order points of Curve25519 (RFC 7748, 7), and two more ways to write them.
+    let mut one = [0; 32];
+    one[0] = 1;
+    let mut minus_one = [0xff; 32];
+    (minus_one[0], minus_one[31]) = (0xec, 0x7f);
+    let mut p = minus_one;
+    p[0] = 0xed;
+    for low in [[0; 32], one, minus_one, p] {
+        let mut bad = config(0, &addresses(), 1);
+        bad.nodes[1].public_keys.push(low);
+        let error = Endpoint::new(&bad).expect_err("a weak key");
+        assert!(
+            matches!(&error, EndpointError::WeakKey(n) if n == "R1-1"),
+            "{error}"
+        );
+    }
 }

@@ -5,11 +5,24 @@ use std::time::Duration;
 
 use prism_proto::Instant;
 
+use super::crypto::TAG;
+use super::freshness::Freshness;
+use super::handshake::{Initiator, Remote};
 use super::replay::ReplayWindow;
-use super::{DEAD_AFTER, KEEP_ALIVE, PREVIOUS_FOR, SUSPECT_AFTER};
+use super::transport::Transport;
+use super::wire::{INITIATION, RESPONSE};
+use super::{DEAD_AFTER, KEEP_ALIVE, Life, SUSPECT_AFTER};
 
 /// Two handshakes that complete within this time have crossed on the way.
 const CROSSED: Duration = Duration::from_secs(2);
+/// An older session is forgotten when nothing has arrived on it for this long, a new one when
+/// nothing ever has.
+const UNUSED_FOR: Duration = Duration::from_secs(10);
+/// How long a node that broke the rules is refused: the first time, and at most.
+const PENALTY_FIRST: Duration = Duration::from_secs(5);
+const PENALTY_LAST: Duration = Duration::from_secs(60);
+/// After so long without another violation the next one is a first one again.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
 
 /// What a packet meant for the node it came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,14 +35,16 @@ pub(crate) enum Change {
 }
 
 /// One session, seen from here.
-#[derive(Debug)]
 pub(super) struct Session {
+    pub transport: Transport,
     /// Stands in the packets that come in.
     pub local: u32,
     /// Stands in the packets that go out.
     pub remote: u32,
     pub counter: u64,
     pub replay: ReplayWindow,
+    /// The public key that the other end has proven to be its own.
+    pub key: [u8; 32],
     pub incarnation: u64,
     /// Identity of the node that began the handshake.
     pub begun_by: u64,
@@ -38,97 +53,172 @@ pub(super) struct Session {
     pub sent: Instant,
 }
 
+/// Who is at the other end of a new session, and how to reach it.
+pub(super) struct Ends {
+    pub local: u32,
+    pub remote: u32,
+    pub key: [u8; 32],
+    pub incarnation: u64,
+    pub begun_by: u64,
+}
+
 impl Session {
-    pub(super) fn new(
-        local: u32,
-        remote: u32,
-        incarnation: u64,
-        begun_by: u64,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(transport: Transport, ends: Ends, now: Instant) -> Self {
         Self {
-            local,
-            remote,
+            transport,
+            local: ends.local,
+            remote: ends.remote,
             counter: 0,
             replay: ReplayWindow::new(),
-            incarnation,
-            begun_by,
+            key: ends.key,
+            incarnation: ends.incarnation,
+            begun_by: ends.begun_by,
             established: now,
             received: now,
             sent: now,
         }
     }
+
+    /// When its keys have been used long enough. The end that began the session sees to it; the
+    /// other one only if nothing has come of that.
+    fn rekey_at(&self, me: u64, life: &Life) -> Instant {
+        let grace = if self.begun_by == me {
+            Duration::ZERO
+        } else {
+            life.ends.saturating_sub(life.rekey) / 4
+        };
+        self.established.after(life.rekey + grace)
+    }
+
+    fn ends_at(&self, life: &Life) -> Instant {
+        self.established.after(life.ends)
+    }
+
+    /// Whether it must not be used any more.
+    pub(super) fn is_over(&self, now: Instant, life: &Life) -> bool {
+        now >= self.ends_at(life) || self.counter >= life.packets_end
+    }
+}
+
+/// A session of which the initiator has not been heard yet.
+pub(super) struct Next {
+    pub session: Session,
+    /// Of the initiation: another copy of it gets the same answer.
+    pub mac1: [u8; TAG],
+    pub from: SocketAddr,
+    pub response: [u8; RESPONSE],
+    /// The answer has to be sent.
+    pub respond: bool,
 }
 
 /// An initiation that waits for its answer.
-#[derive(Debug)]
 pub(super) struct Pending {
     pub index: u32,
-    pub attempts: u32,
-    pub sent: Instant,
+    pub initiator: Initiator,
+    pub packet: [u8; INITIATION],
+    pub made: Instant,
+    /// To be used once; an answer to it is not awaited again.
+    pub cookie: Option<[u8; TAG]>,
+    pub cookie_expected: bool,
 }
 
-#[derive(Debug)]
+impl Pending {
+    pub(super) fn mac1(&self) -> &[u8; TAG] {
+        self.packet[..INITIATION - TAG]
+            .last_chunk()
+            .unwrap_or(&[0; TAG])
+    }
+}
+
+/// A node that broke the rules is not talked to for a while.
+#[derive(Debug, Clone, Copy)]
+struct Penalty {
+    until: Instant,
+    length: Duration,
+}
+
 pub(super) struct Peer {
     pub identity: u64,
+    /// The keys by which it is known.
+    pub keys: Vec<Remote>,
     pub configured: SocketAddr,
     /// Where its newest packet came from.
     pub address: SocketAddr,
-    pub pending: Option<Pending>,
-    pub next: Option<Session>,
+    /// One per accepted key: whichever is answered.
+    pub pending: [Option<Box<Pending>>; 2],
+    /// The key whose turn it is out of turn, because a cookie has come for it.
+    pub try_key: Option<usize>,
+    /// Initiations since the last session.
+    pub attempts: u32,
+    pub initiated: Option<Instant>,
+    pub next: Option<Box<Next>>,
     pub current: Option<Session>,
     pub previous: Option<Session>,
     /// When to send an initiation; `None` while there is no need.
     pub initiate_at: Option<Instant>,
-    /// An initiation from there has to be answered.
-    pub respond_to: Option<SocketAddr>,
     /// The new session has to be used at once.
     pub confirm: bool,
+    pub freshness: Freshness,
+    pub catalogue: Option<u64>,
+    pub violations: u64,
+    penalty: Option<Penalty>,
 }
 
 impl Peer {
-    pub(super) fn new(identity: u64, configured: SocketAddr) -> Self {
+    pub(super) fn new(identity: u64, keys: Vec<Remote>, configured: SocketAddr) -> Self {
         Self {
             identity,
+            keys,
             configured,
             address: configured,
-            pending: None,
+            pending: [None, None],
+            try_key: None,
+            attempts: 0,
+            initiated: None,
             next: None,
             current: None,
             previous: None,
             initiate_at: Some(Instant::from_micros(0)),
-            respond_to: None,
             confirm: false,
+            freshness: Freshness::default(),
+            catalogue: None,
+            violations: 0,
+            penalty: None,
         }
     }
 
-    /// The session with this local index, and whether it waits for its first packet.
-    pub(super) fn session_mut(&mut self, local: u32) -> Option<(bool, &mut Session)> {
+    /// The session with this local index, and which one it is.
+    pub(super) fn session_mut(&mut self, local: u32) -> Option<(Slot, &mut Session)> {
         [
-            (false, &mut self.current),
-            (true, &mut self.next),
-            (false, &mut self.previous),
+            (Slot::Current, self.current.as_mut()),
+            (Slot::Next, self.next.as_mut().map(|next| &mut next.session)),
+            (Slot::Previous, self.previous.as_mut()),
         ]
         .into_iter()
-        .filter_map(|(is_next, session)| Some((is_next, session.as_mut()?)))
+        .filter_map(|(slot, session)| Some((slot, session?)))
         .find(|(_, session)| session.local == local)
     }
 
     pub(super) fn uses(&self, index: u32) -> bool {
         let local = |s: &Option<Session>| s.as_ref().is_some_and(|s| s.local == index);
-        self.pending.as_ref().is_some_and(|p| p.index == index)
-            || local(&self.next)
+        self.pending.iter().flatten().any(|p| p.index == index)
+            || self.next.as_ref().is_some_and(|n| n.session.local == index)
             || local(&self.current)
             || local(&self.previous)
     }
 
+    /// Whether its session has been heard of lately: by whom a second process with its identity is
+    /// measured.
+    pub(super) fn is_alive(&self, now: Instant) -> bool {
+        (self.current.as_ref()).is_some_and(|s| now.since(s.received) < SUSPECT_AFTER)
+    }
+
     /// Takes a completed handshake into use.
-    pub(super) fn adopt(&mut self, now: Instant, session: Session, me: u64) -> Change {
+    pub(super) fn adopt(&mut self, now: Instant, session: Session) -> Change {
         self.initiate_at = None;
-        if session.begun_by != me {
-            // The other end was faster; an answer to the own initiation is not needed any more.
-            self.pending = None;
-        }
+        self.attempts = 0;
+        // The other end was faster, or this is an answer: none is awaited any more.
+        self.pending = [None, None];
         let Some(current) = self.current.take() else {
             self.current = Some(session);
             return Change::Up;
@@ -162,21 +252,76 @@ impl Peer {
         }
     }
 
+    /// It broke the rules: everything with it is over for a while.
+    pub(super) fn shut_out(&mut self, now: Instant) {
+        self.violations += 1;
+        let length = match self.penalty {
+            Some(penalty) if now.since(penalty.until) < FORGIVEN_AFTER => {
+                (2 * penalty.length).min(PENALTY_LAST)
+            }
+            _ => PENALTY_FIRST,
+        };
+        let until = now.after(length);
+        self.penalty = Some(Penalty { until, length });
+        self.forget(now);
+        self.next = None;
+        self.pending = [None, None];
+        self.initiate_at = Some(until);
+    }
+
+    pub(super) fn is_shut_out(&self, now: Instant) -> bool {
+        self.penalty.is_some_and(|penalty| now < penalty.until)
+    }
+
+    /// Drops what is no longer of use. True: the session in use was among that.
+    pub(super) fn tidy(&mut self, now: Instant, life: &Life) -> bool {
+        let useless = |s: &Session| now.since(s.received) >= UNUSED_FOR || s.is_over(now, life);
+        self.previous.take_if(|s| useless(s));
+        self.next.take_if(|next| useless(&next.session));
+        let over = self
+            .current
+            .as_ref()
+            .is_some_and(|s| now.since(s.received) >= DEAD_AFTER || s.is_over(now, life));
+        if over {
+            self.forget(now);
+        }
+        over
+    }
+
+    /// Whether a handshake is due beside the session.
+    pub(super) fn wants_handshake(&self, now: Instant, me: u64, life: &Life) -> bool {
+        self.current.as_ref().is_some_and(|s| {
+            now.since(s.received) >= SUSPECT_AFTER
+                || now >= s.rekey_at(me, life)
+                || s.counter >= life.packets
+        })
+    }
+
     /// When this node needs attention.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self, me: u64, life: &Life) -> Option<Instant> {
         let current = self.current.iter().flat_map(|s| {
-            let suspect = s.received.after(SUSPECT_AFTER);
+            let handshake = s.received.after(SUSPECT_AFTER).min(s.rekey_at(me, life));
             [
                 Some(s.sent.after(KEEP_ALIVE)),
                 Some(s.received.after(DEAD_AFTER)),
-                self.initiate_at.is_none().then_some(suspect),
+                Some(s.ends_at(life)),
+                self.initiate_at.is_none().then_some(handshake),
             ]
         });
-        let previous = self.previous.iter().map(|s| s.received.after(PREVIOUS_FOR));
-        current
-            .flatten()
-            .chain(previous)
+        let others = (self.previous.iter())
+            .chain(self.next.iter().map(|next| &next.session))
+            .map(|s| s.received.after(UNUSED_FOR).min(s.ends_at(life)));
+        (current.flatten())
+            .chain(others)
             .chain(self.initiate_at)
             .min()
     }
+}
+
+/// Which of a peer's sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slot {
+    Current,
+    Next,
+    Previous,
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as Clock};
 
 use prism_net::{
     Batch, Command, Driver, Endpoint, EndpointConfig, Handle, Host, Limits, NodeAddress,
-    Protection, RegionInfo, Snapshot,
+    Protection, RegionInfo, SessionKeys, Snapshot,
 };
 use prism_proto::{
     DirectFailure, Epoch, Event, NodeId, Notice, Position, Refusal, RegionId, Retry, Seq, Tag,
@@ -248,7 +248,13 @@ impl Database {
     }
 }
 
-/// A cluster of regions with one node each, at these addresses.
+/// The private key of a node.
+pub fn private(node: u16) -> [u8; 32] {
+    [node as u8 + 1; 32]
+}
+
+/// A cluster with keys, of regions with one node each, at these addresses. A later start needs a
+/// greater seed.
 pub fn config(me: u16, addresses: &[SocketAddr], seed: u64) -> EndpointConfig {
     EndpointConfig {
         me: NodeId(me),
@@ -257,7 +263,7 @@ pub fn config(me: u16, addresses: &[SocketAddr], seed: u64) -> EndpointConfig {
                 name: format!("R{i}-1"),
                 region: RegionId(i as u16),
                 udp,
-                public_keys: Vec::new(),
+                public_keys: vec![prism_net::public_key(&private(i as u16))],
             })
             .collect(),
         regions: (0..addresses.len())
@@ -270,9 +276,20 @@ pub fn config(me: u16, addresses: &[SocketAddr], seed: u64) -> EndpointConfig {
         limits: Limits::default(),
         seed,
         cluster: "test".into(),
-        protection: Protection::Open,
-        boot: 1,
+        protection: Protection::Sealed(SessionKeys {
+            private: private(me).into(),
+            psk: [7; 32].into(),
+        }),
+        boot: seed,
         catalogue: 0,
+    }
+}
+
+/// The same without keys.
+pub fn open_config(me: u16, addresses: &[SocketAddr], seed: u64) -> EndpointConfig {
+    EndpointConfig {
+        protection: Protection::Open,
+        ..config(me, addresses, seed)
     }
 }
 

@@ -1,103 +1,6 @@
-//! Two or three tables of sessions and a wire made of vectors, with virtual time.
-
-use std::net::SocketAddr;
-use std::time::Duration;
-
-use prism_proto::{Instant, NodeId, RegionId, Retry};
+//! Sessions begin, are replaced, and end.
 
 use super::*;
-use crate::config::{Limits, NodeAddress, Protection, RegionInfo};
-
-const A: NodeId = NodeId(0);
-const B: NodeId = NodeId(1);
-
-fn address(node: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 7000 + node))
-}
-
-fn sessions(me: u16, seed: u64, cluster: &str) -> Sessions {
-    let node = |i: u16| NodeAddress {
-        name: format!("N{i}"),
-        region: RegionId(i),
-        udp: address(i),
-        public_keys: Vec::new(),
-    };
-    let region = |i: u16| RegionInfo {
-        name: format!("R{i}"),
-        direct: false,
-    };
-    Sessions::new(
-        &EndpointConfig {
-            me: NodeId(me),
-            nodes: (0..2).map(node).collect(),
-            regions: (0..2).map(region).collect(),
-            retry: Retry::default(),
-            limits: Limits::default(),
-            seed,
-            cluster: cluster.into(),
-            protection: Protection::Open,
-            boot: 1,
-            catalogue: 0,
-        },
-        1200,
-    )
-}
-
-fn at(ms: u64) -> Instant {
-    Instant::from_micros(ms * 1000)
-}
-
-/// What it wants to send now.
-fn outgoing(s: &mut Sessions, now: Instant) -> Vec<Vec<u8>> {
-    let mut out = Vec::new();
-    let mut packet = [0; 1300];
-    while let Some((_, len)) = s.poll(now, &mut packet) {
-        out.push(packet[..len].to_vec());
-        assert!(out.len() < 10, "it never stops");
-    }
-    out
-}
-
-fn data(s: &mut Sessions, now: Instant, to: NodeId, body: &[u8]) -> Option<Vec<u8>> {
-    let mut packet = [0; 1300];
-    packet[HEADER..HEADER + body.len()].copy_from_slice(body);
-    let (_, len) = s.seal(now, to, &mut packet, body.len())?;
-    Some(packet[..len].to_vec())
-}
-
-fn body(s: &mut Sessions, now: Instant, packet: &[u8]) -> Result<Vec<u8>, Drop> {
-    Ok(s.receive(now, address(9), packet)?.body.to_vec())
-}
-
-/// Carries everything both ways until both are silent; returns what changed at each end.
-fn talk(a: &mut Sessions, b: &mut Sessions, now: Instant) -> (Vec<Change>, Vec<Change>) {
-    let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
-    loop {
-        let (from_a, from_b) = (outgoing(a, now), outgoing(b, now));
-        if from_a.is_empty() && from_b.is_empty() {
-            return (at_a, at_b);
-        }
-        for (packets, to, from, changes) in [
-            (from_a, &mut *b, address(0), &mut at_b),
-            (from_b, &mut *a, address(1), &mut at_a),
-        ] {
-            for packet in packets {
-                if let Ok(received) = to.receive(now, from, &packet)
-                    && received.change != Change::None
-                {
-                    changes.push(received.change);
-                }
-            }
-        }
-    }
-}
-
-fn pair() -> (Sessions, Sessions) {
-    let (mut a, mut b) = (sessions(0, 1, "c"), sessions(1, 2, "c"));
-    let changes = talk(&mut a, &mut b, at(0));
-    assert_eq!(changes, (vec![Change::Up], vec![Change::Up]));
-    (a, b)
-}
 
 #[test]
 fn crossed_initiations_end_in_one_session_that_both_use() {
@@ -117,17 +20,17 @@ fn crossed_initiations_end_in_one_session_that_both_use() {
 #[test]
 fn lost_handshakes_are_repeated_until_they_arrive() {
     for lost in 0..12u32 {
-        let (mut a, mut b) = (sessions(0, 1, "c"), sessions(1, 2, "c"));
+        let (mut a, mut b) = (start(&sealed(0, 1)), start(&sealed(1, 2)));
         let mut count = 0;
         let mut now = at(0);
-        while !(a.is_up(B) && b.is_up(A)) {
+        while !(is_up(&a, B) && is_up(&b, A)) {
             for (from, to) in [(true, false), (false, true)] {
                 let packets = outgoing(if from { &mut a } else { &mut b }, now);
                 for packet in packets {
                     count += 1;
                     if count > lost {
-                        let _ =
-                            (if to { &mut a } else { &mut b }).receive(now, address(9), &packet);
+                        let to = if to { &mut a } else { &mut b };
+                        let _ = receive(to, now, address(9), &packet);
                     }
                 }
             }
@@ -142,28 +45,28 @@ fn lost_handshakes_are_repeated_until_they_arrive() {
 
 #[test]
 fn a_copy_of_an_initiation_does_not_spoil_the_handshake() {
-    let (mut a, mut b) = (sessions(0, 1, "c"), sessions(1, 2, "c"));
+    let (mut a, mut b) = (start(&sealed(0, 1)), start(&sealed(1, 2)));
     let initiation = outgoing(&mut a, at(0)).remove(0);
     b.peers[0].initiate_at = None;
     let mut responses = Vec::new();
     for _ in 0..2 {
-        b.receive(at(0), address(0), &initiation).unwrap();
+        receive(&mut b, at(0), address(0), &initiation).unwrap();
         responses.append(&mut outgoing(&mut b, at(0)));
     }
     assert_eq!(responses[0], responses[1], "one session for one initiation");
-    a.receive(at(0), address(1), &responses[0]).unwrap();
+    receive(&mut a, at(0), address(1), &responses[0]).unwrap();
     assert_eq!(
-        a.receive(at(0), address(1), &responses[1]),
+        receive(&mut a, at(0), address(1), &responses[1]),
         Err(Drop::UnknownSession)
     );
     let confirm = outgoing(&mut a, at(0)).remove(0);
     assert_eq!(
-        b.receive(at(0), address(0), &confirm).unwrap().change,
+        receive(&mut b, at(0), address(0), &confirm).unwrap().0,
         Change::Up
     );
     // A copy that comes later still is no reason for anything.
     assert_eq!(
-        b.receive(at(5), address(0), &initiation),
+        receive(&mut b, at(5), address(0), &initiation),
         Err(Drop::Replayed)
     );
     assert!(outgoing(&mut b, at(5)).is_empty());
@@ -173,7 +76,7 @@ fn a_copy_of_an_initiation_does_not_spoil_the_handshake() {
 fn a_restarted_node_is_recognised_and_its_old_packets_are_void() {
     let (mut a, mut b) = pair();
     let old = data(&mut a, at(10), B, b"old").unwrap();
-    let mut a = sessions(0, 77, "c");
+    let mut a = start(&sealed(0, 77));
     let changes = talk(&mut a, &mut b, at(20));
     assert_eq!(changes, (vec![Change::Up], vec![Change::Restarted]));
     assert_eq!(body(&mut b, at(21), &old), Err(Drop::UnknownSession));
@@ -211,16 +114,16 @@ fn the_address_follows_the_newest_packet_only() {
     let older = data(&mut a, at(1), B, b"1").unwrap();
     let newer = data(&mut a, at(1), B, b"2").unwrap();
     let (home, away) = (address(50), address(51));
-    b.receive(at(1), away, &newer).unwrap();
+    receive(&mut b, at(1), away, &newer).unwrap();
     assert_eq!(b.peers[0].address, away);
-    b.receive(at(1), home, &older).unwrap();
+    receive(&mut b, at(1), home, &older).unwrap();
     assert_eq!(
         b.peers[0].address, away,
         "a reordered packet must not turn it back"
     );
     let mut forged = newer.clone();
     forged[HEADER + 2] ^= 1;
-    assert!(b.receive(at(1), home, &forged).is_err());
+    assert!(receive(&mut b, at(1), home, &forged).is_err());
     assert_eq!(b.peers[0].address, away);
 }
 
@@ -246,7 +149,7 @@ fn silence_ends_a_session_and_the_node_is_called_again() {
         "{initiations} in a minute"
     );
     assert!(data(&mut a, now, B, b"x").is_none());
-    let mut b = sessions(1, 3, "c");
+    let mut b = start(&sealed(1, 3));
     assert_eq!(talk(&mut a, &mut b, now).0, [Change::Up]);
 }
 
@@ -259,11 +162,11 @@ fn an_idle_session_stays_up() {
         assert_eq!((a.expire(now), b.expire(now)), (None, None));
         for packet in outgoing(&mut a, now) {
             packets += 1;
-            b.receive(now, address(0), &packet).unwrap();
+            receive(&mut b, now, address(0), &packet).unwrap();
         }
         for packet in outgoing(&mut b, now) {
             packets += 1;
-            a.receive(now, address(1), &packet).unwrap();
+            receive(&mut a, now, address(1), &packet).unwrap();
         }
         now = a
             .deadline()
@@ -275,46 +178,12 @@ fn an_idle_session_stays_up() {
 }
 
 #[test]
-fn strangers_are_dropped_without_an_answer() {
-    let (mut a, mut b) = pair();
-    let good = data(&mut a, at(1), B, b"x").unwrap();
-    let mut stranger = sessions(0, 5, "other");
-    let hello = outgoing(&mut stranger, at(1)).remove(0);
-    assert_eq!(
-        b.receive(at(1), address(0), &hello),
-        Err(Drop::WrongCluster)
-    );
-    let mut unknown = hello.clone();
-    unknown[8..16].copy_from_slice(&identity("c").to_le_bytes());
-    unknown[16..24].fill(7);
-    assert_eq!(
-        b.receive(at(1), address(0), &unknown),
-        Err(Drop::UnknownNode)
-    );
-    assert_eq!(
-        a.receive(at(1), address(1), &good),
-        Err(Drop::UnknownSession),
-        "reflected"
-    );
-    for len in 0..good.len() {
-        assert!(b.receive(at(1), address(0), &good[..len]).is_err(), "{len}");
-    }
-    for bit in 0..8 * HEADER {
-        let mut wrong = good.clone();
-        wrong[bit / 8] ^= 1 << (bit % 8);
-        assert!(b.receive(at(1), address(0), &wrong).is_err(), "bit {bit}");
-    }
-    assert!(outgoing(&mut b, at(1)).is_empty());
-    assert_eq!(body(&mut b, at(1), &good), Ok(b"x".to_vec()));
-}
-
-#[test]
 fn own_initiations_reflected_are_dropped() {
-    let mut a = sessions(0, 1, "c");
+    let mut a = start(&sealed(0, 1));
     let initiation = outgoing(&mut a, at(0)).remove(0);
     assert_eq!(
-        a.receive(at(0), address(1), &initiation),
-        Err(Drop::UnknownNode)
+        receive(&mut a, at(0), address(1), &initiation),
+        Err(Drop::WrongMac)
     );
     assert!(outgoing(&mut a, at(1)).is_empty());
 }
@@ -322,10 +191,27 @@ fn own_initiations_reflected_are_dropped() {
 #[test]
 fn nearly_full_packets_have_one_length() {
     let (mut a, mut b) = pair();
-    let lengths = [1200, 1180, 1130, 1100, 10].map(|len| {
+    let lengths = [1198, 1180, 1130, 1100, 10].map(|len| {
         let packet = data(&mut a, at(1), B, &vec![7; len]).unwrap();
         assert_eq!(body(&mut b, at(1), &packet), Ok(vec![7; len]));
         packet.len()
     });
-    assert_eq!(lengths, [1232, 1232, 1232, 1132, 42]);
+    assert_eq!(lengths, [1232, 1232, 1232, 1134, 44]);
+}
+
+#[test]
+fn without_keys_everything_is_the_same_but_the_two_kinds_never_meet() {
+    let (mut a, mut b) = connected(&open(0, 1), &open(1, 2));
+    let hello = data(&mut a, at(1), B, b"hello").unwrap();
+    assert_eq!(body(&mut b, at(1), &hello), Ok(b"hello".to_vec()));
+    assert_eq!(body(&mut b, at(1), &hello), Err(Drop::Replayed));
+    assert_eq!(body(&mut a, at(1), &hello), Err(Drop::UnknownSession));
+    for (one, other) in [(sealed(0, 3), open(1, 4)), (open(0, 3), sealed(1, 4))] {
+        let (mut one, mut other) = (start(&one), start(&other));
+        for packet in outgoing(&mut one, at(0)) {
+            let refused = receive(&mut other, at(0), address(0), &packet);
+            assert_eq!(refused, Err(Drop::WrongMac));
+        }
+        assert!(talk(&mut one, &mut other, at(5)).0.is_empty());
+    }
 }
