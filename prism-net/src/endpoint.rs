@@ -332,8 +332,13 @@ impl Endpoint {
             Output::PeerRefused { peer, refusal } => host.refused(peer, refusal),
             Output::RefusalTold { stream, epoch, seq } => host.refusal_told(stream, epoch, seq),
             Output::Notify(notice) => {
-                if let Notice::Dropped { .. } = notice {
-                    self.drops.refused += 1;
+                match notice {
+                    Notice::Dropped { .. } => self.drops.refused += 1,
+                    Notice::Violation { from, .. } => {
+                        self.drops.refused += 1;
+                        self.shut_out(now, from);
+                    }
+                    _ => {}
                 }
                 host.notify(notice);
             }

@@ -36,7 +36,7 @@ pub enum Policy {
 }
 
 /// The retransmit schedule.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
     /// Unanswered retransmissions per node before the next rung.
     pub max_retries: u8,

@@ -53,7 +53,7 @@ pub use engine::{Engine, MAX_NODES, MAX_REGION_NODES, MAX_REGIONS};
 pub use event::{ApplyCause, DirectFailure, Event, Refusal, RefusalClass, Verdict};
 pub use host::{Inbox, InboxFull, Payloads};
 pub use ids::{Epoch, NodeId, Position, RegionId, RegionKey, Seq, Tag};
-pub use output::{InletState, Notice, Output, SwitchReason, Target, WaitReason};
+pub use output::{InletState, Notice, Output, SwitchReason, Target, Violation, WaitReason};
 pub use packets::PacketSlot;
 pub use recv_window::RecvSlot;
 pub use stats::{InletStats, LaneStats};

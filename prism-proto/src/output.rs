@@ -220,11 +220,35 @@ pub enum Notice {
         /// As in [`Output::Acked`].
         clean: Seq,
     },
-    /// A datagram was dropped: malformed, or not allowed from that node.
+    /// A datagram was dropped: it is malformed.
     Dropped {
         /// Sender.
         from: NodeId,
     },
+    /// A datagram was dropped: its sender has no right to say that. It knows the node's key, so it
+    /// is either broken or in the wrong hands.
+    Violation {
+        /// Sender.
+        from: NodeId,
+        /// What it has said.
+        what: Violation,
+    },
+}
+
+/// What an authenticated node has no right to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Violation {
+    /// A node of the own region sends updates, or opens a lane: it has no stream of its own.
+    Stream,
+    /// A node of the own region acknowledges or refuses updates: it speaks for no other region.
+    Judgement,
+    /// A node of another region tells what siblings tell each other of the own stream.
+    News,
+    /// A sibling tells what the own region has acknowledged of its own stream.
+    OwnRegion,
+    /// It acknowledges packets that were never sent to it.
+    NeverSent,
 }
 
 impl Notice {
@@ -232,7 +256,10 @@ impl Notice {
     pub(crate) const fn is_repeated(&self) -> bool {
         matches!(
             self,
-            Self::Dropped { .. } | Self::SiblingTail { .. } | Self::SiblingAcked { .. }
+            Self::Dropped { .. }
+                | Self::Violation { .. }
+                | Self::SiblingTail { .. }
+                | Self::SiblingAcked { .. }
         )
     }
 }

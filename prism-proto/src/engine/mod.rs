@@ -1,5 +1,6 @@
 //! The engine: lanes out, inlets in, one poll.
 
+mod authorise;
 mod events;
 mod inbound;
 mod ladder;

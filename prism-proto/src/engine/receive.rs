@@ -36,16 +36,16 @@ impl<S: Storage> Engine<S> {
         if from == self.me || i >= self.links.len() || !self.links[i].up {
             return;
         }
-        let sibling = self.links[i].sibling;
         let Ok((header, frames)) = wire::decode(plaintext) else {
             return self.notify(Notice::Dropped { from });
         };
-        if frames.clone().any(|frame| !allowed(&frame, sibling)) {
-            return self.notify(Notice::Dropped { from });
+        let mut opening = false;
+        for frame in frames.clone() {
+            if let Some(what) = self.violation(i, &header, &frame) {
+                return self.notify(Notice::Violation { from, what });
+            }
+            opening |= matches!(frame, Frame::Ping | Frame::Hello { .. });
         }
-        let opening = frames
-            .clone()
-            .any(|frame| matches!(frame, Frame::Ping | Frame::Hello { .. }));
         if !self.admit(i, &header, opening, now) {
             return;
         }
@@ -196,12 +196,6 @@ impl<S: Storage> Engine<S> {
         let Some(ranges) = ack.ranges() else {
             return false;
         };
-        if ack.largest >= link.next_pn {
-            // It acknowledges what was never sent.
-            let from = NodeId(i as u16);
-            self.notify(Notice::Dropped { from });
-            return false;
-        }
         // A probe of the background is no longer in the ring when its answer takes longer than the
         // path used to take; it is an answer all the same.
         let newest = Some(ack.largest) > link.ring.largest_acked();
@@ -324,18 +318,4 @@ const fn elicits(frame: &Frame<'_>) -> bool {
                     | Nack::Waiting { .. }
             )
     )
-}
-
-/// Siblings speak of the common stream, peers of theirs and ours.
-const fn allowed(frame: &Frame<'_>, sibling: bool) -> bool {
-    match frame {
-        Frame::Ping | Frame::Ack(_) => true,
-        Frame::Appended { .. } | Frame::Acked { .. } => sibling,
-        Frame::Hello { .. }
-        | Frame::Welcome { .. }
-        | Frame::Nack(_)
-        | Frame::RefusedAck { .. }
-        | Frame::Updates { .. }
-        | Frame::Fragment { .. } => !sibling,
-    }
 }

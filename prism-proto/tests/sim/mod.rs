@@ -142,6 +142,8 @@ pub struct Sim {
     /// What dealing with one takes; and how many of the next a host has no room for.
     pub handle_us: u64,
     pub handle_drop: u32,
+    /// Header of the newest datagram (from, to), for those who forge the next one.
+    pub headers: HashMap<(usize, usize), wire::Header>,
     /// Datagrams to drop deliberately: the next n matching (from, to).
     pub drop_next: HashMap<(usize, usize), u32>,
 }
@@ -198,6 +200,7 @@ impl Sim {
             handled_again: 0,
             handle_us: 500,
             handle_drop: 0,
+            headers: HashMap::new(),
             drop_next: HashMap::new(),
         };
         for i in 0..sim.node_configs.len() {
@@ -649,7 +652,8 @@ impl Sim {
     }
 
     fn transmit(&mut self, from: usize, to: usize, session: (u64, u64), bytes: Vec<u8>) {
-        wire::decode(&bytes).expect("an engine writes what it can read");
+        let (header, _) = wire::decode(&bytes).expect("an engine writes what it can read");
+        self.headers.insert((from, to), header);
         assert!(bytes.len() <= 1200);
         let duplicate = self.net.duplicate;
         let copies = if self.chance(duplicate) { 2 } else { 1 };
