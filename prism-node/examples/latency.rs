@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use postgres::{Client, NoTls};
 use prism_db::Topology;
 use prism_db::throwaway::Cluster;
+use prism_net::Protection;
 use prism_node::config::Config;
 use prism_node::intake::{Answer, Mode, NewUpdate};
 use prism_node::runtime::Runtime;
@@ -32,8 +33,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let server = Cluster::start()?;
     let dir = tempfile::tempdir()?;
     let config = Arc::new(cluster(&server, dir.path())?);
-    let na = Runtime::start(Arc::clone(&config), "NA1", &dir.path().join("NA1"))?;
-    let eu = Runtime::start(Arc::clone(&config), "EU1", &dir.path().join("EU1"))?;
+    let na = Runtime::start(
+        Arc::clone(&config),
+        "NA1",
+        &dir.path().join("NA1"),
+        Protection::Open,
+    )?;
+    let eu = Runtime::start(
+        Arc::clone(&config),
+        "EU1",
+        &dir.path().join("EU1"),
+        Protection::Open,
+    )?;
     let start = Instant::now();
     while na.board().ready().is_err() || eu.board().ready().is_err() {
         if start.elapsed() > LIMIT {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prism_db::{Topology, Value};
+use prism_net::Protection;
 use prism_node::config::Config;
 use prism_node::intake::{Answer, Mode, NewUpdate};
 use prism_node::runtime::Runtime;
@@ -72,7 +73,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             .collect(),
     };
     prism_db::migrate(&config.regions[0].database, &topology, &config.catalogue)?;
-    let node = Runtime::start(Arc::clone(&config), "NA1", &dir.path().join("NA1"))?;
+    let node = Runtime::start(
+        Arc::clone(&config),
+        "NA1",
+        &dir.path().join("NA1"),
+        Protection::Open,
+    )?;
     while node.board().ready().is_err() {
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -170,6 +170,12 @@ pub struct CheckArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub config: ConfigArg,
+    /// Check this node's own key as well
+    #[arg(long, value_name = "NAME", requires = "data_dir")]
+    pub node: Option<String>,
+    /// Where its node.key is
+    #[arg(long, value_name = "DIR", requires = "node")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// `prism node`

@@ -7,6 +7,7 @@ mod addresses;
 mod build;
 mod convert;
 mod expand;
+mod keys;
 mod problem;
 mod section;
 mod statements;
@@ -254,6 +255,12 @@ impl Config {
             ));
         }
         Ok(Some(token.to_owned()))
+    }
+
+    /// Whether packets are encrypted: the file has keys, and then it has all of them.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.psk_file.is_some()
     }
 
     /// The cluster's pre-shared key, if one is configured.

@@ -1,4 +1,6 @@
 //! Node keys (X25519) and the cluster's pre-shared key, in base64 as WireGuard users know them.
+//!
+//! Whatever holds a secret here is overwritten with zeroes when it is dropped.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -9,6 +11,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
 
 /// A key file holds 44 characters and a line end; more than this is another file.
 const MAX_KEY_FILE: u64 = 1024;
@@ -21,6 +24,12 @@ pub enum KeyError {
         "not a key: expected 44 characters of base64 (32 bytes), as `prism keygen` prints them"
     )]
     Malformed,
+    /// 32 bytes, but none that belong to a private key.
+    #[error(
+        "this key belongs to no private key: a handshake with it would be no secret; print the \
+         node's own with: prism pubkey DATA_DIR/node.key"
+    )]
+    Weak,
     /// Nothing there.
     #[error("{} does not exist; make it with: prism keygen {}", .0.display(), .0.display())]
     Missing(PathBuf),
@@ -56,23 +65,47 @@ pub enum KeyError {
     Entropy(getrandom::Error),
 }
 
-fn decode(text: &str) -> Result<[u8; 32], KeyError> {
-    STANDARD
-        .decode(text.trim())
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or(KeyError::Malformed)
+fn decode(text: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    let mut key = Zeroizing::new([0; 32]);
+    // The decoder wants room for what the text could be at most.
+    let mut bytes = Zeroizing::new([0; 48]);
+    let decoded = STANDARD.decode_slice(text.trim(), bytes.as_mut_slice());
+    if decoded != Ok(key.len()) {
+        return Err(KeyError::Malformed);
+    }
+    key.copy_from_slice(&bytes[..32]);
+    Ok(key)
 }
 
 /// A node's public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PublicKey(pub [u8; 32]);
 
+impl PublicKey {
+    /// Whether it can be the output of `prism pubkey`. The points of low order give the same shared
+    /// secret, zero, with every private key (RFC 7748 6.1); and of two spellings of one key only
+    /// the canonical one is known to handshakes, so the other is a mistake.
+    fn is_sound(&self) -> bool {
+        // 2^255 - 19, little-endian.
+        let mut p = [0xff; 32];
+        (p[0], p[31]) = (0xed, 0x7f);
+        let canonical = self.0.iter().rev().lt(p.iter().rev());
+        let any = x25519_dalek::StaticSecret::from([0x42; 32]);
+        let shared = any.diffie_hellman(&x25519_dalek::PublicKey::from(self.0));
+        canonical && shared.was_contributory()
+    }
+}
+
 impl FromStr for PublicKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        decode(text).map(Self)
+        let key = Self(*decode(text)?);
+        if key.is_sound() {
+            Ok(key)
+        } else {
+            Err(KeyError::Weak)
+        }
     }
 }
 
@@ -84,7 +117,7 @@ impl fmt::Display for PublicKey {
 
 /// 32 secret bytes: a node's private key or the cluster's pre-shared key. Never printed by `Debug`.
 #[derive(Clone)]
-pub struct SecretKey([u8; 32]);
+pub struct SecretKey(Zeroizing<[u8; 32]>);
 
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,8 +131,8 @@ impl SecretKey {
     /// # Errors
     /// [`KeyError::Entropy`].
     pub fn generate() -> Result<Self, KeyError> {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(KeyError::Entropy)?;
+        let mut bytes = Zeroizing::new([0; 32]);
+        getrandom::fill(bytes.as_mut_slice()).map_err(KeyError::Entropy)?;
         Ok(Self(bytes))
     }
 
@@ -120,7 +153,8 @@ impl SecretKey {
                 mode,
             });
         }
-        let mut bytes = Vec::new();
+        // Large enough from the start: a vector that grows leaves copies behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE as usize + 1));
         file.take(MAX_KEY_FILE)
             .read_to_end(&mut bytes)
             .map_err(io)?;
@@ -152,26 +186,26 @@ impl SecretKey {
             .mode(0o600)
             .open(path)
             .map_err(io)?;
-        writeln!(file, "{}", self.encode()).map_err(io)?;
+        writeln!(file, "{}", *self.encode()).map_err(io)?;
         file.sync_all().map_err(io)
     }
 
     /// Base64. For files and standard output only.
     #[must_use]
-    pub fn encode(&self) -> String {
-        STANDARD.encode(self.0)
+    pub fn encode(&self) -> Zeroizing<String> {
+        Zeroizing::new(STANDARD.encode(self.0.as_slice()))
     }
 
     /// The public key that belongs to a node's private key.
     #[must_use]
     pub fn public(&self) -> PublicKey {
-        let secret = x25519_dalek::StaticSecret::from(self.0);
+        let secret = x25519_dalek::StaticSecret::from(*self.0);
         PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
     }
 
     /// The bytes, for the handshake.
     #[must_use]
-    pub fn bytes(&self) -> &[u8; 32] {
+    pub fn bytes(&self) -> &Zeroizing<[u8; 32]> {
         &self.0
     }
 }
@@ -184,9 +218,14 @@ fn open(path: &Path) -> Result<File, KeyError> {
             source,
         },
     };
-    // A directory opens without complaint and fails later with a puzzling message.
-    if fs::metadata(path).map_err(io)?.is_dir() {
+    // A directory opens without complaint and fails later with a puzzling message; a pipe waits for
+    // ever.
+    let kind = fs::metadata(path).map_err(io)?.file_type();
+    if kind.is_dir() {
         return Err(io(io::ErrorKind::IsADirectory.into()));
+    }
+    if !kind.is_file() {
+        return Err(io(io::Error::other("not a regular file")));
     }
     File::open(path).map_err(io)
 }
@@ -205,6 +244,33 @@ mod tests {
             "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
         );
         assert_eq!(format!("{secret:?}"), "SecretKey(..)");
+    }
+
+    /// The points of low order, in canonical and other spellings, and p - 1, p, p + 1.
+    #[test]
+    fn a_key_that_gives_everybody_the_same_secret_is_refused() {
+        let hex = |text: &str| -> [u8; 32] {
+            std::array::from_fn(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).expect("hex"))
+        };
+        let ff = "ff".repeat(30);
+        for weak in [
+            "00".repeat(32),
+            format!("01{}", "00".repeat(31)),
+            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800".to_owned(),
+            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157".to_owned(),
+            format!("ec{ff}7f"),
+            format!("ed{ff}7f"),
+            format!("ee{ff}7f"),
+            format!("{}80", "00".repeat(31)),
+            // A sound key in another spelling.
+            "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4eea".to_owned(),
+        ] {
+            let text = PublicKey(hex(&weak)).to_string();
+            assert!(
+                matches!(text.parse::<PublicKey>(), Err(KeyError::Weak)),
+                "{weak}"
+            );
+        }
     }
 
     #[test]

@@ -20,5 +20,7 @@ pub mod http;
 pub mod intake;
 pub mod keys;
 mod metrics;
+pub mod reload;
 pub mod runtime;
+pub mod secrets;
 pub mod status;

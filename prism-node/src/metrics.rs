@@ -9,16 +9,20 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use prism_net::{Drops, PeerInfo};
+
 use crate::runtime::{Counters, JournalFigures};
 use crate::status::Status;
 
 /// What the status does not carry.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Figures {
     pub(crate) counters: Counters,
     pub(crate) datagrams_received: u64,
     pub(crate) datagrams_sent: u64,
-    pub(crate) datagrams_dropped: u64,
+    pub(crate) drops: Drops,
+    /// Name and figures of every other node.
+    pub(crate) peers: Vec<(String, PeerInfo)>,
     pub(crate) payload_bytes: u64,
     pub(crate) inbox_bytes: u64,
     pub(crate) sessions: u64,
@@ -37,6 +41,16 @@ struct AlarmName {
     name: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NodeName {
+    node: String,
+}
+
 type PerPeer = Family<Peer, Counter>;
 type PeerGauge = Family<Peer, Gauge<f64, AtomicU64>>;
 
@@ -47,6 +61,8 @@ pub(crate) fn encode(status: &Status, figures: &Figures) -> String {
     lanes(&mut registry, status);
     inlets(&mut registry, status);
     node(&mut registry, status, figures);
+    strangers(&mut registry, figures.drops);
+    peers(&mut registry, &figures.peers);
     journal(&mut registry, figures.journal);
     let mut text = String::new();
     // Writing into a String cannot fail.
@@ -190,11 +206,6 @@ fn node(registry: &mut Registry, status: &Status, figures: &Figures) {
         ),
         ("datagrams_sent", "Datagrams sent", figures.datagrams_sent),
         (
-            "datagrams_dropped",
-            "Datagrams dropped: malformed or unknown",
-            figures.datagrams_dropped,
-        ),
-        (
             "drift",
             "Updates whose row count differed from the origin's",
             figures.drift,
@@ -244,6 +255,60 @@ fn node(registry: &mut Registry, status: &Status, figures: &Figures) {
             None => registry.register(name, help, gauge),
         }
     }
+}
+
+fn strangers(registry: &mut Registry, drops: Drops) {
+    let dropped: Family<Reason, Counter> = Family::default();
+    for (reason, value) in [
+        ("malformed", drops.malformed),
+        ("unknown_session", drops.unknown_session),
+        ("wrong_cluster", drops.wrong_cluster),
+        ("unknown_node", drops.unknown_node),
+        ("replayed", drops.replayed),
+        ("wrong_mac", drops.wrong_mac),
+        ("wrong_handshake", drops.wrong_handshake),
+        ("stale", drops.stale),
+        ("not_authentic", drops.not_authentic),
+        ("overload", drops.overload),
+        ("shut_out", drops.shut_out),
+        ("refused", drops.refused),
+    ] {
+        dropped.get_or_create(&Reason { reason }).inc_by(value);
+    }
+    registry.register(
+        "datagrams_dropped",
+        "Datagrams dropped without an answer, by reason",
+        dropped,
+    );
+}
+
+fn peers(registry: &mut Registry, peers: &[(String, PeerInfo)]) {
+    type PerNode = Family<NodeName, Counter>;
+    let up: Family<NodeName, Gauge> = Family::default();
+    let (violations, stale, twins) = (PerNode::default(), PerNode::default(), PerNode::default());
+    for (node, info) in peers {
+        let label = NodeName { node: node.clone() };
+        up.get_or_create(&label).set(i64::from(info.up));
+        violations.get_or_create(&label).inc_by(info.violations);
+        stale.get_or_create(&label).inc_by(info.stale);
+        twins.get_or_create(&label).inc_by(info.twin);
+    }
+    registry.register("peer_up", "1 if a session with the node stands", up);
+    registry.register(
+        "peer_violations",
+        "Datagrams of the node that said what it has no right to say",
+        violations,
+    );
+    registry.register(
+        "peer_stale_handshakes",
+        "Handshakes of the node that were older than one seen before",
+        stale,
+    );
+    registry.register(
+        "peer_same_identity",
+        "Handshakes of a second process that proves to be the node",
+        twins,
+    );
 }
 
 fn journal(registry: &mut Registry, figures: JournalFigures) {

@@ -15,11 +15,13 @@ database = "sqlite:na.db"
 name = "NA1"
 udp = "127.0.0.1:7101"
 http = "127.0.0.1:8101"
+public_key = "J4ZZnCkfa0qMFOAZZctjZCadZ5iHP+h7BgiCiOnQNHw="
 [[region.node]]
 name = "NA2"
 udp = "127.0.0.1:7102"
 bind_udp = "0.0.0.0:7102"
 http = "127.0.0.1:8102"
+public_key = "kwTjiTYow6s4yLRX0DOblbfrTPpgSK2OwuSyv24fJ1Q="
 
 [[region]]
 name = "EU"
@@ -101,61 +103,61 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "max_retries = 3",
         "max_retry = 3",
-        "/etc/prism/prism.toml:28:1: unknown key `max_retry` in [retry]
+        "/etc/prism/prism.toml:30:1: unknown key `max_retry` in [retry]
     fix: write `max_retries`, or remove the line",
     ),
     (
         "psk_file = ",
-        "colour = ",
+        "colour = \"\"\npsk_file = ",
         "/etc/prism/prism.toml:2:1: unknown key `colour` in the file
     fix: remove it; the file knows `cluster`, `psk_file`, `retry`, `limits`, `http`, `region` and `statement`",
     ),
     (
         "max_retries = 3",
         "max_retries = \"3\"",
-        "/etc/prism/prism.toml:28:15: `max_retries` in [retry] is of type string, not a small whole number
+        "/etc/prism/prism.toml:30:15: `max_retries` in [retry] is of type string, not a small whole number
     fix: max_retries = 5",
     ),
     (
         "max_retries = 3",
         "max_retries = 300",
-        "/etc/prism/prism.toml:28:15: max_retries = 300 is out of range
+        "/etc/prism/prism.toml:30:15: max_retries = 300 is out of range
     fix: choose between 0 and 100; the default is 5",
     ),
     (
         "initial = \"100ms\"",
         "initial = 100",
-        "/etc/prism/prism.toml:29:11: `initial` in [retry] is of type integer, not a string
+        "/etc/prism/prism.toml:31:11: `initial` in [retry] is of type integer, not a string
     fix: initial = \"200ms\"",
     ),
     (
         "initial = \"100ms\"",
         "initial = \"100\"",
-        "/etc/prism/prism.toml:29:11: initial = \"100\" is not a duration
+        "/etc/prism/prism.toml:31:11: initial = \"100\" is not a duration
     fix: write a whole number and us, ms, s, m, h or d: initial = \"200ms\"",
     ),
     (
         "initial = \"100ms\"",
         "initial = \"2s\"",
-        "/etc/prism/prism.toml:27:1: [retry] max (1s) is shorter than initial (2s)
+        "/etc/prism/prism.toml:29:1: [retry] max (1s) is shorter than initial (2s)
     fix: make max at least as long as initial",
     ),
     (
         "policy = \"fastest\"",
         "policy = \"random\"",
-        "/etc/prism/prism.toml:31:10: policy = \"random\" is not known
+        "/etc/prism/prism.toml:33:10: policy = \"random\" is not known
     fix: write policy = \"ordered\" or \"fastest\"",
     ),
     (
         "\"64KiB\"",
         "\"64 parsecs\"",
-        "/etc/prism/prism.toml:34:14: max_update = \"64 parsecs\" is not a size
+        "/etc/prism/prism.toml:36:14: max_update = \"64 parsecs\" is not a size
     fix: write a whole number and B, KiB, MiB or GiB: max_update = \"256KiB\"",
     ),
     (
         "\"64KiB\"",
         "\"64GiB\"",
-        "/etc/prism/prism.toml:34:14: max_update = \"64GiB\" is out of range
+        "/etc/prism/prism.toml:36:14: max_update = \"64GiB\" is out of range
     fix: choose between 1KiB and 256KiB; the default is 256KiB",
     ),
     (
@@ -173,55 +175,55 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "name = \"EU\"",
         "name = \"NA\"",
-        "/etc/prism/prism.toml:18:8: two regions are named \"NA\" (the first on line 5)
+        "/etc/prism/prism.toml:20:8: two regions are named \"NA\" (the first on line 5)
     fix: give each region its own name, or merge their [[region.node]] entries",
     ),
     (
         "name = \"NA2\"",
         "name = \"NA1\"",
-        "/etc/prism/prism.toml:12:8: two nodes are named \"NA1\" (the first on line 8)
+        "/etc/prism/prism.toml:13:8: two nodes are named \"NA1\" (the first on line 8)
     fix: give each node its own name",
     ),
     (
         "name = \"NA2\"",
         "name = \"direct\"",
-        "/etc/prism/prism.toml:12:8: a node cannot be named \"direct\"
+        "/etc/prism/prism.toml:13:8: a node cannot be named \"direct\"
     fix: choose another name; status shows this word for a lane without a node",
     ),
     (
         "udp = \"127.0.0.1:7111\"",
         "udp = \"127.0.0.1:7101\"",
-        "/etc/prism/prism.toml:23:7: nodes NA1 and EU1 have the same udp address 127.0.0.1:7101
+        "/etc/prism/prism.toml:25:7: nodes NA1 and EU1 have the same udp address 127.0.0.1:7101
     fix: give each node its own address and port",
     ),
     (
         "http = \"127.0.0.1:8111\"",
         "http = \"127.0.0.1:8102\"",
-        "/etc/prism/prism.toml:24:8: nodes NA2 and EU1 have the same http address 127.0.0.1:8102
+        "/etc/prism/prism.toml:26:8: nodes NA2 and EU1 have the same http address 127.0.0.1:8102
     fix: give each node its own address and port",
     ),
     (
         "udp = \"127.0.0.1:7111\"",
         "udp = \"eu.example:7111\"",
-        "/etc/prism/prism.toml:23:7: udp = \"eu.example:7111\" is not an address
+        "/etc/prism/prism.toml:25:7: udp = \"eu.example:7111\" is not an address
     fix: write IP and port, e.g. udp = \"127.0.0.1:7101\" or \"[::1]:7101\" (names are not looked up)",
     ),
     (
         "udp = \"127.0.0.1:7111\"",
         "udp = \"0.0.0.0:7111\"",
-        "/etc/prism/prism.toml:23:7: udp = \"0.0.0.0:7111\" is no address that peers can send to
+        "/etc/prism/prism.toml:25:7: udp = \"0.0.0.0:7111\" is no address that peers can send to
     fix: write the address that peers use, and bind_udp = \"0.0.0.0:7111\" to listen on all",
     ),
     (
         "udp = \"127.0.0.1:7111\"",
         "udp = \"127.0.0.1:0\"",
-        "/etc/prism/prism.toml:23:7: udp has port 0: peers and clients could not find it
+        "/etc/prism/prism.toml:25:7: udp has port 0: peers and clients could not find it
     fix: write a port between 1 and 65535",
     ),
     (
         "hSDwCYkwp1R0",
         "hSDwCYkwp1R",
-        "/etc/prism/prism.toml:25:14: public_key is not a key: expected 44 characters of base64
+        "/etc/prism/prism.toml:27:14: public_key is not a key: expected 44 characters of base64
     fix: print it with: prism pubkey DATA_DIR/node.key",
     ),
     (
@@ -233,19 +235,19 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "${PW}",
         "${PASSWORD}",
-        "/etc/prism/prism.toml:19:12: the environment variable PASSWORD is not set
+        "/etc/prism/prism.toml:21:12: the environment variable PASSWORD is not set
     fix: set it before starting prism: export PASSWORD=...",
     ),
     (
         "${PW}",
         "${PW",
-        "/etc/prism/prism.toml:19:12: `${` without `}`
+        "/etc/prism/prism.toml:21:12: `${` without `}`
     fix: write ${NAME} for an environment variable",
     ),
     (
         "[retry]",
         "[retry",
-        "/etc/prism/prism.toml:27:7: not TOML: unclosed table, expected `]`
+        "/etc/prism/prism.toml:29:7: not TOML: unclosed table, expected `]`
     fix: mend the syntax here",
     ),
     (
@@ -263,43 +265,43 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "kind = \"delta\"",
         "kind = \"increment\"",
-        "/etc/prism/prism.toml:46:8: [[statement]] \"add_kills\": unknown variant `increment`
+        "/etc/prism/prism.toml:48:8: [[statement]] \"add_kills\": unknown variant `increment`
     fix: write one of `delta`, `absolute`, `insert`, `delete`",
     ),
     (
         "kind = \"delta\"",
         "knd = \"delta\"",
-        "/etc/prism/prism.toml:46:1: [[statement]] \"add_kills\": unknown field `knd`
+        "/etc/prism/prism.toml:48:1: [[statement]] \"add_kills\": unknown field `knd`
     fix: write one of `name`, `sql`, `params`, `kind`, `key`, `old`, `undo`, `on_reject`, `reads`",
     ),
     (
         "kind = \"delta\"\n",
         "",
-        "/etc/prism/prism.toml:42:1: [[statement]] \"add_kills\": `kind` is missing
+        "/etc/prism/prism.toml:44:1: [[statement]] \"add_kills\": `kind` is missing
     fix: add `kind`",
     ),
     (
         "kills + $2",
         "kills + random()",
-        "/etc/prism/prism.toml:44:7: [[statement]] \"add_kills\", sql: random() differs each time: replaying it in another region gives another result
+        "/etc/prism/prism.toml:46:7: [[statement]] \"add_kills\", sql: random() differs each time: replaying it in another region gives another result
     fix: bind it once at the origin: add \"gen_uuid\" to `params`, or pass the value as a parameter",
     ),
     (
         "SET kills = kills - $2",
         "SET kills = kills - $3",
-        "/etc/prism/prism.toml:47:8: [[statement]] \"add_kills\", undo: $3 has no type: `params` declares 2
+        "/etc/prism/prism.toml:49:8: [[statement]] \"add_kills\", undo: $3 has no type: `params` declares 2
     fix: add its type to `params` or correct the number",
     ),
     (
         "params = [\"text\", \"int\"]",
         "params = [\"text\", \"integer\"]",
-        "/etc/prism/prism.toml:45:19: [[statement]] \"add_kills\": unknown variant `integer`
+        "/etc/prism/prism.toml:47:19: [[statement]] \"add_kills\": unknown variant `integer`
     fix: write one of `bool`, `int`, `float`, `decimal`, `text`, `bytes`, `uuid`, `timestamp`, `json`, `gen_uuid`, `gen_now`",
     ),
     (
         "[retry]\nmax_retries = 3",
         "[[retry]]\nmax_retries = 3",
-        "/etc/prism/prism.toml:27:1: `retry` in the file is of type array, not a table
+        "/etc/prism/prism.toml:29:1: `retry` in the file is of type array, not a table
     fix: start it with [retry]",
     ),
 ];
@@ -321,7 +323,7 @@ fn a_public_http_address_needs_a_token() {
         .replace("127.0.0.1:8111", "10.0.0.1:8111");
     assert_eq!(
         parse(&text).expect_err("no token"),
-        "/etc/prism/prism.toml:24:8: http = \"10.0.0.1:8111\" can be reached by others and there is no token
+        "/etc/prism/prism.toml:26:8: http = \"10.0.0.1:8111\" can be reached by others and there is no token
     fix: add [http] token_file = \"http.token\" (make it with: prism keygen http.token), or use a loopback address"
     );
 }
@@ -347,7 +349,64 @@ fn all_problems_come_at_once_in_the_order_of_the_file() {
         .filter_map(|l| l.strip_prefix("/etc/prism/prism.toml:"))
         .map(|l| l.split(':').next().unwrap_or_default())
         .collect();
-    assert_eq!(lines, ["9", "22", "31", "35"], "{message}");
+    assert_eq!(lines, ["9", "24", "33", "37"], "{message}");
+}
+
+const KEYS: [&str; 3] = [
+    "J4ZZnCkfa0qMFOAZZctjZCadZ5iHP+h7BgiCiOnQNHw=",
+    "kwTjiTYow6s4yLRX0DOblbfrTPpgSK2OwuSyv24fJ1Q=",
+    "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+];
+
+/// A cluster has all keys or none: with some of them it would only look safe.
+#[test]
+fn keys_are_all_there_or_none_is() {
+    let public_keys = |text: &str| -> String {
+        let keep = |l: &&str| !l.starts_with("public_key");
+        let lines: Vec<_> = text.lines().filter(keep).collect();
+        lines.join("\n")
+    };
+    let none = public_keys(GOOD).replace("psk_file = \"game.psk\"\n", "");
+    assert!(!parse(&none).expect("no keys").is_sealed());
+    assert!(parse(GOOD).expect("keys").is_sealed());
+
+    assert_eq!(
+        errors("psk_file = \"game.psk\"\n", "\n"),
+        "/etc/prism/prism.toml:11:14: there are public keys, but no pre-shared key of the cluster
+    fix: add psk_file = \"game.psk\" at the top (make it once with: prism keygen game.psk, and copy it to every node)"
+    );
+    let line = format!("public_key = \"{}\"\n", KEYS[1]);
+    assert_eq!(
+        errors(&line, ""),
+        "/etc/prism/prism.toml:12:1: node NA2 has no public_key, but this cluster has keys (line 2)
+    fix: make its key with: prism keygen DATA_DIR/node.key, and add the public_key = \"...\" that this prints: prism pubkey DATA_DIR/node.key"
+    );
+    assert!(
+        errors(&line, &format!("next_{line}"))
+            .contains("prism.toml:12:1: node NA2 has a next_public_key and no public_key")
+    );
+    let all = parse(&public_keys(GOOD)).expect_err("a psk alone");
+    assert_eq!(all.matches("has no public_key").count(), 3, "{all}");
+}
+
+#[test]
+fn every_key_is_a_key_of_one_node() {
+    let line = format!("public_key = \"{}\"\n", KEYS[1]);
+    let doubled = |next: &str| errors(&line, &format!("{line}next_public_key = \"{next}\"\n"));
+    assert!(
+        doubled(KEYS[0])
+            .contains("prism.toml:18:19: nodes NA1 and NA2 have the same next_public_key"),
+        "{}",
+        doubled(KEYS[0])
+    );
+    assert!(doubled(KEYS[1]).contains("next_public_key of NA2 is a key that it has already"));
+    // EU1 comes later in the file.
+    assert!(doubled(KEYS[2]).contains("nodes NA2 and EU1 have the same public_key"));
+    let weak = doubled("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    assert!(
+        weak.contains("prism.toml:18:19: next_public_key belongs to no private key"),
+        "{weak}"
+    );
 }
 
 #[test]

@@ -2,14 +2,16 @@
 
 use std::io::{self, Write, stdout};
 use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
 use prism_db::{Database, DatabaseUrl, DbError, OpenOptions};
 
 use super::{program, quote};
-use crate::cli::{CheckArgs, CliError};
+use crate::cli::{CheckArgs, CliError, find_node};
 use crate::client::{Client, ClientError};
 use crate::config::{Config, Node, Region};
+use crate::secrets;
 use crate::status::Status;
 
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -72,6 +74,9 @@ pub fn run(args: &CheckArgs) -> Result<(), CliError> {
         ),
     )];
     findings.extend(secrets(&config));
+    if let (Some(node), Some(data_dir)) = (&args.node, &args.data_dir) {
+        findings.push(own_key(find_node(&config, node)?, data_dir));
+    }
     // Databases and nodes at once: what hangs does not delay the rest.
     std::thread::scope(|scope| {
         let (config, migrate) = (&config, migrate.as_str());
@@ -132,23 +137,36 @@ fn secrets(config: &Config) -> Vec<Finding> {
             ),
         });
     }
-    let without: Vec<_> = config
-        .nodes
-        .iter()
-        .filter(|n| n.public_key.is_none())
-        .map(|n| n.name.as_str())
-        .collect();
-    findings.push(match without.as_slice() {
-        [] => Finding::ok("public keys", "every node has one"),
-        names => Finding::ok(
-            "public keys",
-            format!(
-                "none for {} (needed once sessions are encrypted)",
-                names.join(", ")
-            ),
-        ),
+    findings.push(if config.is_sealed() {
+        let rotating: Vec<_> = (config.nodes.iter())
+            .filter(|n| n.next_public_key.is_some())
+            .map(|n| n.name.as_str())
+            .collect();
+        let more = match rotating.as_slice() {
+            [] => String::new(),
+            names => format!("; {} may change to the next one", names.join(", ")),
+        };
+        Finding::ok("encryption", format!("every node has a public key{more}"))
+    } else {
+        Finding::ok(
+            "encryption",
+            "none, because there are no keys: the nodes can only talk on this machine \
+             (prism keygen, docs/security.md)",
+        )
     });
     findings
+}
+
+fn own_key(node: &Node, data_dir: &Path) -> Finding {
+    let what = format!("node.key of {}", node.name);
+    match secrets::own_key(node, data_dir) {
+        Ok(key) if node.next_public_key == Some(key.public()) => Finding::ok(
+            what,
+            "it is the next one; when the node runs with it, make it the public_key",
+        ),
+        Ok(_) => Finding::ok(what, "it is the one of the configuration"),
+        Err(e) => Finding::problem(what, e.to_string(), "see docs/security.md, keys"),
+    }
 }
 
 fn databases(config: &Config, region: &Region, migrate: &str) -> Vec<Finding> {
@@ -237,14 +255,14 @@ fn catalogue(config: &Config, region: &Region, database: &mut dyn Database) -> V
 
 fn addresses(config: &Config, node: &Node) -> Vec<Finding> {
     let what = format!("node {}", node.name);
-    if !node.bind_udp.ip().is_loopback() {
+    if !config.is_sealed() && !node.bind_udp.ip().to_canonical().is_loopback() {
         return vec![Finding::problem(
             what,
             format!(
-                "udp {} is not a loopback address, and sessions are not encrypted yet",
+                "udp {} is not a loopback address, and without keys packets are not encrypted",
                 node.bind_udp
             ),
-            "use 127.0.0.1 until this version has encryption",
+            "give the cluster keys (psk_file, and a public_key per node), or use 127.0.0.1",
         )];
     }
     let token = config.token().ok().flatten();

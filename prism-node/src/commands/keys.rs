@@ -13,7 +13,7 @@ pub fn keygen(args: &KeygenArgs) -> Result<(), CliError> {
     let key = SecretKey::generate().map_err(CliError::failed)?;
     match &args.file {
         Some(path) => key.write_new(path).map_err(CliError::failed),
-        None => Ok(writeln!(stdout(), "{}", key.encode())?),
+        None => Ok(writeln!(stdout(), "{}", *key.encode())?),
     }
 }
 

@@ -1,17 +1,17 @@
 //! `prism node`: runs a node until it is told to stop.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cli::{CliError, NodeArgs, find_node};
 use crate::config::{Config, Node};
 use crate::http::{Patience, Server, ServerConfig};
-use crate::keys::{KeyError, SecretKey};
+use crate::reload::Reloader;
 use crate::runtime::Runtime;
+use crate::secrets;
 
 /// What is not delivered by then waits on disk; service managers kill after 30 to 90 seconds.
 const DRAIN_LIMIT: Duration = Duration::from_secs(15);
@@ -27,13 +27,17 @@ pub fn run(args: &NodeArgs) -> Result<(), CliError> {
     let config = Arc::new(args.config.load()?);
     let node = find_node(&config, &args.node)?.clone();
     let token = config.token().map_err(|e| CliError::Usage(e.to_string()))?;
-    config
-        .psk()
-        .map_err(|e| CliError::Usage(format!("psk_file: {e}")))?;
-    own_key(&node, &args.data_dir)?;
+    let protection = secrets::protection(&config, &node, &args.data_dir)
+        .map_err(|e| CliError::Usage(e.to_string()))?;
+    if !config.is_sealed() {
+        tracing::warn!(
+            "packets are not encrypted, because the configuration has no keys: only this machine is \
+             listened to; for keys see: prism init, prism keygen, docs/security.md"
+        );
+    }
     // Before anything is started: a signal that comes now is not lost.
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(CliError::failed)?;
-    let runtime = Runtime::start(Arc::clone(&config), &node.name, &args.data_dir)
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(CliError::failed)?;
+    let runtime = Runtime::start(Arc::clone(&config), &node.name, &args.data_dir, protection)
         .map_err(CliError::failed)?;
     let server = match serve(&config, &node, token, &runtime) {
         Ok(server) => server,
@@ -43,8 +47,17 @@ pub fn run(args: &NodeArgs) -> Result<(), CliError> {
         }
     };
     tracing::info!(node = %node.name, http = %server.address(), "the HTTP API answers");
+    let mut reloader = Reloader::new(Arc::clone(&config), &node.name);
+    reloader.add(runtime.reloadable(Arc::clone(&config), &node.name, &args.data_dir));
     let signal = loop {
-        if let Some(signal) = signals.pending().next() {
+        let mut ends = None;
+        for signal in signals.pending() {
+            match signal {
+                SIGHUP => reload(&reloader, &runtime),
+                signal => ends = Some(signal),
+            }
+        }
+        if let Some(signal) = ends {
             break signal;
         }
         if let Some(why) = runtime.died(LOOK) {
@@ -63,7 +76,7 @@ pub fn run(args: &NodeArgs) -> Result<(), CliError> {
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            if signals.forever().next().is_some() {
+            if signals.forever().any(|signal| signal != SIGHUP) {
                 tracing::warn!("second signal: stopped at once; nothing acknowledged is lost");
                 std::process::exit(1);
             }
@@ -96,24 +109,18 @@ fn serve(
     .map_err(CliError::failed)
 }
 
-/// The node's key must be private, and the one that the others know.
-fn own_key(node: &Node, data_dir: &Path) -> Result<Option<SecretKey>, CliError> {
-    let path = data_dir.join("node.key");
-    let key = match SecretKey::read(&path) {
-        Ok(key) => key,
-        // Needed only once sessions are encrypted, unless the others expect one.
-        Err(KeyError::Missing(_)) if node.public_key.is_none() => return Ok(None),
-        Err(e) => return Err(CliError::Usage(e.to_string())),
-    };
-    let public = key.public();
-    let expected = [node.public_key, node.next_public_key];
-    if expected.iter().flatten().next().is_some() && !expected.contains(&Some(public)) {
-        return Err(CliError::Usage(format!(
-            "{} belongs to another node: its public key is {public}, the configuration says {} for {}; name the right --data-dir, or put public_key = \"{public}\" into the configuration",
-            path.display(),
-            node.public_key.map(|k| k.to_string()).unwrap_or_default(),
-            node.name
-        )));
+/// Takes up what has changed; the outcome is logged and shown as an alarm.
+fn reload(reloader: &Reloader, runtime: &Runtime) {
+    let outcome = reloader.reload();
+    match &outcome {
+        Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration is read again"),
+        Ok(waiting) => tracing::warn!(
+            "the configuration is read again; only a restart takes up: {}",
+            waiting.join("; ")
+        ),
+        Err(problems) => {
+            tracing::error!("the new configuration is not used, the old one goes on: {problems}")
+        }
     }
-    Ok(Some(key))
+    runtime.reloaded(&outcome);
 }

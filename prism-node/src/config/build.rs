@@ -71,10 +71,15 @@ pub(super) struct Seen {
     databases: HashMap<String, String>,
     nodes: HashMap<String, usize>,
     pub(super) public_keys: HashMap<PublicKey, String>,
+    /// The first thing that says that this cluster has keys.
+    pub(super) keys: Option<Range<usize>>,
 }
 
 /// Where a node's values stand.
 pub(super) struct NodeSpans {
+    pub(super) node: Range<usize>,
+    /// It says which key the node has, though maybe wrongly.
+    pub(super) has_key: bool,
     pub(super) udp: Range<usize>,
     pub(super) bind_udp: Range<usize>,
     pub(super) http: Range<usize>,
@@ -91,7 +96,7 @@ pub(super) struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn line(&self, span: &Range<usize>) -> usize {
+    pub(super) fn line(&self, span: &Range<usize>) -> usize {
         line(self.text, span.start)
     }
 
@@ -99,7 +104,10 @@ impl Builder<'_> {
         let cluster = root
             .required("cluster", "game")
             .and_then(|s| self.name(s, "cluster"));
-        let psk_file = self.path(root.string("psk_file", "game.psk"));
+        let psk_file = root.string("psk_file", "game.psk");
+        let has_psk = psk_file.is_some();
+        self.seen.keys = psk_file.as_ref().map(Spanned::span);
+        let psk_file = self.path(psk_file);
         let retry = root
             .table("retry")
             .map_or_else(Retry::default, |s| self.retry(s));
@@ -133,6 +141,7 @@ impl Builder<'_> {
                 .anywhere(format!("more than {MAX_NODES} nodes"), "split the cluster");
         }
         self.addresses(token_file.is_some());
+        self.all_keys_or_none(has_psk);
         let statements = root.tables("statement", "[[statement]]");
         let catalogue = self.catalogue(statements);
         root.finish();
@@ -263,6 +272,7 @@ impl Builder<'_> {
             .required("http", "127.0.0.1:8101")
             .and_then(|s| self.address(s, "http", true));
         let owner = name.clone().unwrap_or_default();
+        let (node_span, has_key) = (section.span().clone(), section.has("public_key"));
         let public_key = self.public_key(&mut section, "public_key", &owner);
         let next_public_key = self.public_key(&mut section, "next_public_key", &owner);
         section.finish();
@@ -272,6 +282,8 @@ impl Builder<'_> {
         };
         let (bind_udp, bind_span) = bind_udp.unwrap_or((udp, udp_span.clone()));
         self.node_spans.push(NodeSpans {
+            node: node_span,
+            has_key,
             udp: udp_span,
             bind_udp: bind_span,
             http: http_span,

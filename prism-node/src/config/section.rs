@@ -76,6 +76,11 @@ impl<'i, 'p> Section<'i, 'p> {
         }
     }
 
+    /// Whether the key is there, whatever it is.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// A string that has to be there.
     pub(super) fn required(&mut self, key: &'static str, example: &str) -> Option<Spanned<String>> {
         if !self.table.contains_key(key) {

@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::build::Builder;
 use super::section::{Section, shorten};
 use super::units;
-use crate::keys::PublicKey;
+use crate::keys::{KeyError, PublicKey};
 
 const MAX_NAME: usize = 48;
 
@@ -109,17 +109,27 @@ impl Builder<'_> {
         owner: &str,
     ) -> Option<PublicKey> {
         let text = section.string(key, "the output of prism pubkey")?;
-        let Ok(public) = text.get_ref().parse::<PublicKey>() else {
-            self.problems.at(
-                &text.span(),
-                format!("{key} is not a key: expected 44 characters of base64"),
-                "print it with: prism pubkey DATA_DIR/node.key",
-            );
-            return None;
+        let span = text.span();
+        self.seen.keys.get_or_insert_with(|| span.clone());
+        let public = match text.get_ref().parse::<PublicKey>() {
+            Ok(public) => public,
+            Err(e) => {
+                let message = match e {
+                    KeyError::Weak => "belongs to no private key, so it would protect nothing",
+                    _ => "is not a key: expected 44 characters of base64",
+                };
+                self.problems.at(
+                    &span,
+                    format!("{key} {message}"),
+                    "print it with: prism pubkey DATA_DIR/node.key",
+                );
+                // It has one, which is all that remains to be checked.
+                return None;
+            }
         };
         if let Some(other) = self.seen.public_keys.insert(public, owner.to_owned()) {
             self.problems.at(
-                &text.span(),
+                &span,
                 if other == owner {
                     format!("{key} of {owner} is a key that it has already")
                 } else {

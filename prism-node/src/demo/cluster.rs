@@ -18,7 +18,11 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 
 use super::relay::Relay;
+use crate::keys::{KeyError, PublicKey, SecretKey};
 use crate::status::Status;
+
+/// The cluster's pre-shared key, beside `prism.toml`.
+const PSK: &str = "local.psk";
 
 /// How often a condition is looked at while waiting for it.
 const LOOK: Duration = Duration::from_millis(20);
@@ -48,6 +52,8 @@ pub struct Spec {
     pub toml: String,
     /// Seed of the relay's misfortunes.
     pub seed: u64,
+    /// Whether the cluster has keys: packets are encrypted.
+    pub sealed: bool,
 }
 
 /// What can go wrong while a local cluster is set up or used.
@@ -59,6 +65,9 @@ pub enum ClusterError {
     /// A `prism` command failed.
     #[error("`prism {0}` failed:\n{1}")]
     Command(String, String),
+    /// A key could not be made.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A node's HTTP API.
     #[error("{0} does not answer: {1}")]
     Http(String, String),
@@ -85,6 +94,10 @@ pub struct LocalNode {
     pub udp: SocketAddr,
     /// Its log.
     pub log: PathBuf,
+    /// Its data directory.
+    pub data: PathBuf,
+    /// The public key of its `node.key`, if the cluster has keys.
+    pub public_key: Option<PublicKey>,
     child: Option<Child>,
 }
 
@@ -92,7 +105,6 @@ pub struct LocalNode {
 #[derive(Debug)]
 pub struct LocalCluster {
     program: PathBuf,
-    dir: PathBuf,
     /// Path of `prism.toml`.
     pub config: PathBuf,
     /// All nodes, region by region.
@@ -126,8 +138,11 @@ impl LocalCluster {
         for (region, r) in spec.regions.iter().enumerate() {
             for i in 1..=r.nodes {
                 let name = format!("{}{i}", r.name);
+                let data = dir.join(&name);
                 nodes.push(LocalNode {
                     log: logs.join(format!("{name}.log")),
+                    public_key: spec.sealed.then(|| new_key(&data)).transpose()?,
+                    data,
                     name,
                     region,
                     http: free_port()?,
@@ -139,6 +154,10 @@ impl LocalCluster {
         let real = nodes.iter().map(|n| n.udp).collect();
         let relay = Relay::start(real, spec.seed)
             .map_err(|e| ClusterError::Io("cannot start the relay".to_owned(), e))?;
+        if spec.sealed {
+            let psk = SecretKey::generate()?;
+            psk.write_new(&dir.join(PSK))?;
+        }
         let config = dir.join("prism.toml");
         let text = toml(spec, &nodes, &relay);
         std::fs::write(&config, text)
@@ -151,7 +170,6 @@ impl LocalCluster {
             .into();
         Ok(Self {
             program: program.to_owned(),
-            dir: dir.to_owned(),
             config,
             nodes,
             relay,
@@ -203,7 +221,7 @@ impl LocalCluster {
             .arg(&self.config)
             .args(["--node", &node.name])
             .arg("--data-dir")
-            .arg(self.dir.join(&node.name))
+            .arg(&node.data)
             .stdin(Stdio::null())
             .stdout(log().map_err(fail)?)
             .stderr(log().map_err(fail)?)
@@ -394,6 +412,15 @@ pub fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> Result<(), C
     }
 }
 
+/// A `node.key` in a new data directory; its public key.
+fn new_key(data: &Path) -> Result<PublicKey, ClusterError> {
+    std::fs::create_dir_all(data)
+        .map_err(|e| ClusterError::Io(format!("cannot make {}", data.display()), e))?;
+    let key = SecretKey::generate()?;
+    key.write_new(&data.join("node.key"))?;
+    Ok(key.public())
+}
+
 /// A port of 127.0.0.1 that nobody has, neither for TCP nor for UDP, and that this process has not
 /// given out before.
 fn free_port() -> Result<SocketAddr, ClusterError> {
@@ -429,6 +456,9 @@ impl CycleFrom for std::ops::Range<u16> {
 
 fn toml(spec: &Spec, nodes: &[LocalNode], relay: &Relay) -> String {
     let mut text = String::from("cluster = \"local\"\n");
+    if spec.sealed {
+        let _ = writeln!(text, "psk_file = \"{PSK}\"");
+    }
     // Writing into a String cannot fail.
     for (i, region) in spec.regions.iter().enumerate() {
         let (name, database) = (&region.name, &region.database);
@@ -448,6 +478,9 @@ fn toml(spec: &Spec, nodes: &[LocalNode], relay: &Relay) -> String {
                 node.udp,
                 node.http
             );
+            if let Some(key) = node.public_key {
+                let _ = writeln!(text, "public_key = \"{key}\"");
+            }
         }
     }
     text.push('\n');

@@ -116,6 +116,7 @@ fn build(dir: &Path, databases: &[RegionDatabase]) -> Result<LocalCluster, DemoE
         regions: regions.collect(),
         toml: STATEMENTS.to_owned(),
         seed: SEED,
+        sealed: true,
     };
     let cluster = LocalCluster::new(&program, dir, &spec)?;
     cluster.prism(&["migrate"])?;

@@ -53,6 +53,18 @@ pub(crate) mod name {
     pub(crate) const IDENTITY: &str = "identity";
     /// The node's journal is not the one that it had before.
     pub(crate) const JOURNAL_REPLACED: &str = "journal-replaced";
+    /// A node has said what it has no right to say.
+    pub(crate) const VIOLATION: &str = "violation";
+    /// Two processes prove to be the same node.
+    pub(crate) const SAME_IDENTITY: &str = "same-identity";
+    /// A node's handshakes are older than earlier ones.
+    pub(crate) const HANDSHAKE_STALE: &str = "handshake-stale";
+    /// A node has another catalogue.
+    pub(crate) const CATALOGUE_DIFFERS: &str = "catalogue-differs";
+    /// A changed configuration cannot be used; the old one goes on.
+    pub(crate) const NOT_RELOADED: &str = "config-not-reloaded";
+    /// The configuration has changed in something that only a restart takes up.
+    pub(crate) const RESTART_NEEDED: &str = "restart-needed";
     /// A part of this node has stopped.
     pub(crate) const WORKER: &str = "worker-died";
 }
@@ -60,8 +72,16 @@ pub(crate) mod name {
 /// What happened once, and cannot be seen to be over, is told for this long after the last time; its
 /// counter and its log line stay.
 const STANDS: Duration = Duration::from_secs(24 * 3600);
+/// The same for what comes again within minutes as long as it lasts.
+const COMES_AGAIN: Duration = Duration::from_secs(15 * 60);
 /// Alarms of that kind.
-const EVENTS: [&str; 2] = [name::DRIFT, name::PEER_REJECTED];
+const EVENTS: [(&str, Duration); 5] = [
+    (name::DRIFT, STANDS),
+    (name::PEER_REJECTED, STANDS),
+    (name::VIOLATION, STANDS),
+    (name::SAME_IDENTITY, COMES_AGAIN),
+    (name::HANDSHAKE_STALE, COMES_AGAIN),
+];
 
 /// The remedy for a region that cannot be mended otherwise.
 pub(crate) fn adopt(region: &str) -> String {
@@ -140,12 +160,13 @@ impl Alarms {
 
     /// Clears what happened once and long ago.
     pub(crate) fn forget(&mut self) {
-        self.forget_before(STANDS);
+        self.forget_before(|stands| stands);
     }
 
-    fn forget_before(&mut self, age: Duration) {
+    fn forget_before(&mut self, age: impl Fn(Duration) -> Duration) {
         let old = |(name, _): &&(&'static str, String), last: &Instant| {
-            EVENTS.contains(name) && last.elapsed() >= age
+            let event = EVENTS.iter().find(|(event, _)| event == name);
+            event.is_some_and(|(_, stands)| last.elapsed() >= age(*stands))
         };
         let over: Vec<_> = self
             .active
@@ -220,7 +241,7 @@ mod tests {
         alarms.raise(name::FORK, "EU", "two histories".into(), "adopt");
         alarms.forget();
         assert_eq!(alarms.list().len(), 2);
-        alarms.forget_before(Duration::ZERO);
+        alarms.forget_before(|_| Duration::ZERO);
         assert_eq!(alarms.list().len(), 1, "a fork is one until it is mended");
     }
 }

@@ -9,6 +9,7 @@ use prism_proto::{ApplyCause, InletState, Position, RegionId, Seq, Tag, Target};
 
 use super::alarms::{Alarms, name};
 use super::names::Names;
+use super::peers;
 use crate::metrics;
 use crate::status;
 
@@ -121,6 +122,8 @@ pub(crate) struct State {
     pub(crate) drain_by: Option<Instant>,
     /// Figures.
     pub(crate) counters: Counters,
+    /// Digest of the own catalogue, as peers are told it.
+    pub(crate) catalogue: u64,
 }
 
 impl State {
@@ -241,6 +244,7 @@ impl Board {
     /// New figures of the loop.
     pub(crate) fn snapshot(&self, snapshot: &Snapshot) {
         let mut state = self.lock();
+        peers::judge(&mut state, &self.names, snapshot);
         state.snapshot.clone_from(snapshot);
         state.rounds += 1;
         for peer in self.names.peers() {
@@ -473,7 +477,11 @@ impl status::Board for Board {
             counters: state.counters,
             datagrams_received: state.snapshot.received,
             datagrams_sent: state.snapshot.sent,
-            datagrams_dropped: state.snapshot.dropped,
+            drops: state.snapshot.drops,
+            peers: (self.names.nodes.iter().enumerate())
+                .filter(|(i, _)| *i != usize::from(self.names.me.0))
+                .filter_map(|(i, (node, _))| Some((node.clone(), *state.snapshot.peers.get(i)?)))
+                .collect(),
             payload_bytes: state.snapshot.payload_bytes,
             inbox_bytes: state.snapshot.inbox_bytes,
             sessions: state.snapshot.peers.iter().filter(|p| p.up).count() as u64,

@@ -21,6 +21,7 @@ mod answer;
 mod await_tests;
 mod awaits;
 mod board;
+mod boot;
 mod direct;
 mod drain;
 mod entry;
@@ -34,6 +35,7 @@ mod leases;
 mod listen;
 mod names;
 mod outbox;
+mod peers;
 mod pool;
 mod publish;
 mod queue;
@@ -51,23 +53,26 @@ mod tests;
 mod threads;
 mod ticket;
 
+use alarms::name;
+
 pub(crate) use board::{Counters, JournalFigures};
 pub use drain::DrainReport;
 pub use spool::SpoolError;
 pub use start::StartError;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use prism_net::Handle;
+use prism_net::{Command, Handle, Protection, Reload};
 
 use crate::config::Config;
 use crate::intake::Intake;
-use crate::status;
+use crate::reload::{Commit, Reloadable};
+use crate::{secrets, status};
 
 /// A running node.
 pub struct Runtime {
@@ -90,8 +95,56 @@ impl Runtime {
     ///
     /// # Errors
     /// [`StartError`] says what to do.
-    pub fn start(config: Arc<Config>, node: &str, data_dir: &Path) -> Result<Self, StartError> {
-        start::start(&config, node, data_dir)
+    pub fn start(
+        config: Arc<Config>,
+        node: &str,
+        data_dir: &Path,
+        protection: Protection,
+    ) -> Result<Self, StartError> {
+        start::start(&config, node, data_dir, protection)
+    }
+
+    /// The part that takes up changed keys and addresses of nodes.
+    #[must_use]
+    pub fn reloadable(
+        &self,
+        running: Arc<Config>,
+        node: &str,
+        data_dir: &Path,
+    ) -> impl Reloadable + use<> {
+        SessionsPart {
+            running,
+            node: node.to_owned(),
+            data_dir: data_dir.to_owned(),
+            handle: self.handle.clone(),
+        }
+    }
+
+    /// How a reload has ended: what only a restart takes up, or why everything stays as it was.
+    pub fn reloaded(&self, outcome: &Result<Vec<String>, String>) {
+        let mut state = self.board.lock();
+        let alarms = &mut state.alarms;
+        match outcome {
+            Err(problems) => alarms.raise(
+                name::NOT_RELOADED,
+                "",
+                format!("the new configuration is not used: {problems}"),
+                "mend it, see that `prism check` is content, and send SIGHUP again; until then the \
+                 node goes on with the old one",
+            ),
+            Ok(waiting) => {
+                alarms.clear(name::NOT_RELOADED, "");
+                match waiting.as_slice() {
+                    [] => alarms.clear(name::RESTART_NEEDED, ""),
+                    waiting => alarms.raise(
+                        name::RESTART_NEEDED,
+                        "",
+                        format!("changed, but not in force: {}", waiting.join("; ")),
+                        "start this node again; the rest of the new configuration is in force",
+                    ),
+                }
+            }
+        }
     }
 
     /// Where updates are submitted.
@@ -113,5 +166,33 @@ impl Runtime {
     #[must_use]
     pub fn board(&self) -> Arc<dyn status::Board> {
         Arc::<board::Board>::clone(&self.board)
+    }
+}
+
+/// Sessions: who the others are, and what this node proves itself with.
+struct SessionsPart {
+    running: Arc<Config>,
+    node: String,
+    data_dir: PathBuf,
+    handle: Handle,
+}
+
+impl Reloadable for SessionsPart {
+    fn prepare(&self, config: &Config) -> Result<Commit, String> {
+        let node = config.node_named(&self.node);
+        let Some(node) = node.filter(|_| config.is_sealed() && self.running.is_sealed()) else {
+            // With keys to without, or the other way round: that needs a restart of all.
+            return Ok(Box::new(|| {}));
+        };
+        let protection =
+            secrets::protection(config, node, &self.data_dir).map_err(|e| e.to_string())?;
+        let reload = Box::new(Reload {
+            protection,
+            nodes: secrets::addresses(&self.running, config),
+            // The statements stay as they are until a restart.
+            catalogue: start::catalogue(&self.running),
+        });
+        let handle = self.handle.clone();
+        Ok(Box::new(move || handle.send(Command::Reload(reload))))
     }
 }

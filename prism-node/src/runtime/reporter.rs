@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use prism_proto::{
-    ApplyCause, DirectFailure, InletState, Notice, Position, RegionId, SwitchReason, Target,
-    Verdict,
+    ApplyCause, DirectFailure, InletState, NodeId, Notice, Position, RegionId, SwitchReason,
+    Target, Verdict, Violation,
 };
 
 use super::alarms::{Change, adopt, name};
@@ -110,8 +110,20 @@ impl Reporter {
             Notice::Dropped { from } => {
                 tracing::debug!(from = names.node(from), "datagram dropped");
             }
+            Notice::Violation { from, what } => self.violation(from, what),
             other => tracing::debug!(?other, "notice"),
         }
+    }
+
+    fn violation(&self, from: NodeId, what: Violation) {
+        let node = self.board.names.node(from);
+        self.board.raise(
+            name::VIOLATION,
+            node,
+            format!("{node} {}; nothing of it was taken", violation_words(what)),
+            "its key may be in the wrong hands: stop that node, see that it runs the same version \
+             and configuration as the others, and give it a new key (docs/security.md)",
+        );
     }
 
     fn stopped(&self, peer: RegionId, verdict: Verdict, position: Position) {
@@ -168,6 +180,17 @@ impl Reporter {
                 "see the alarms of that region's nodes",
             ),
         }
+    }
+}
+
+fn violation_words(what: Violation) -> &'static str {
+    match what {
+        Violation::Stream => "of the own region sends updates of its own to this node",
+        Violation::Judgement => "of the own region acknowledges or refuses updates of this region",
+        Violation::News => "of another region speaks as a node of this region",
+        Violation::OwnRegion => "acknowledges updates in the name of this region",
+        Violation::NeverSent => "acknowledges what was never sent to it",
+        _ => "says what it has no right to say",
     }
 }
 

@@ -12,14 +12,14 @@ use prism_db::apply::Applier;
 use prism_db::direct::DirectWriter;
 use prism_db::{Database, DbError, OpenOptions, Topology};
 use prism_net::{
-    BindError, Driver, Endpoint, EndpointConfig, EndpointError, Handle, NodeAddress, Protection,
-    RegionInfo,
+    BindError, Driver, Endpoint, EndpointConfig, EndpointError, Handle, Protection, RegionInfo,
 };
 use prism_proto::{Position, RegionId, Seq};
 
 use super::Runtime;
 use super::awaits::Awaits;
 use super::board::Board;
+use super::boot;
 use super::direct::DirectWorker;
 use super::find::{FindWorker, Finder};
 use super::history::History;
@@ -42,6 +42,7 @@ use super::spool::{Spool, SpoolError};
 use super::submit::SubmitWorker;
 use super::threads::{Threads, Whole};
 use crate::config::{Config, Node};
+use crate::secrets;
 
 /// Updates that callers may have waiting: a few seconds' work of the database.
 const INTAKE: usize = 16 << 10;
@@ -171,17 +172,21 @@ pub(super) fn start(
     config: &Arc<Config>,
     node: &str,
     data_dir: &Path,
+    protection: Protection,
 ) -> Result<Runtime, StartError> {
     let me = config.node_named(node).ok_or_else(|| {
         let known: Vec<&str> = config.nodes.iter().map(|n| n.name.as_str()).collect();
         StartError::UnknownNode(node.to_owned(), known.join(", "))
     })?;
     let lock = lock_data_dir(data_dir, node)?;
-    let (driver, handle) = Driver::bind(endpoint(config, me)?, me.bind_udp, COMMANDS)?;
+    let boot = boot::next(data_dir);
+    let endpoint = endpoint(config, me, protection, boot)?;
+    let (driver, handle) = Driver::bind(endpoint, me.bind_udp, COMMANDS)?;
     let opener = Opener::new(config);
     let own = me.region;
     let names = Arc::new(names(config, me));
     let board = Arc::new(Board::new(Arc::clone(&names)));
+    board.lock().catalogue = catalogue(config);
     board.connect(handle.clone());
     let acks = Arc::new(Acks::default());
     let held = Arc::new(Held::default());
@@ -503,24 +508,25 @@ fn names(config: &Config, me: &Node) -> Names {
     }
 }
 
-fn endpoint(config: &Config, me: &Node) -> Result<Endpoint, StartError> {
-    let nodes = config.nodes.iter().map(|n| NodeAddress {
-        name: n.name.clone(),
-        region: n.region,
-        udp: n.udp,
-        public_keys: [n.public_key, n.next_public_key]
-            .into_iter()
-            .flatten()
-            .map(|key| key.0)
-            .collect(),
-    });
+/// What peers are told of the catalogue.
+pub(super) fn catalogue(config: &Config) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = config.catalogue.digest().0;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn endpoint(
+    config: &Config,
+    me: &Node,
+    protection: Protection,
+    boot: u64,
+) -> Result<Endpoint, StartError> {
     let regions = config.regions.iter().map(|r| RegionInfo {
         name: r.name.clone(),
         direct: true,
     });
     Ok(Endpoint::new(&EndpointConfig {
         me: me.id,
-        nodes: nodes.collect(),
+        nodes: secrets::addresses(config, config),
         regions: regions.collect(),
         retry: config.retry,
         limits: prism_net::Limits {
@@ -529,9 +535,9 @@ fn endpoint(config: &Config, me: &Node) -> Result<Endpoint, StartError> {
         },
         seed: entropy(),
         cluster: config.cluster.clone(),
-        protection: Protection::Open,
-        boot: 1,
-        catalogue: 0,
+        protection,
+        boot,
+        catalogue: catalogue(config),
     })?)
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prism_db::{Topology, Value};
+use prism_net::Protection;
 use rusqlite::Connection;
 
 use super::Runtime;
@@ -74,7 +75,8 @@ pub(super) fn cluster(dir: &Path) -> (Arc<Config>, PathBuf) {
 }
 
 pub(super) fn start(config: &Arc<Config>, node: &str, dir: &Path) -> Runtime {
-    let node = Runtime::start(Arc::clone(config), node, &dir.join(node)).expect("starts");
+    let node = Runtime::start(Arc::clone(config), node, &dir.join(node), Protection::Open)
+        .expect("starts");
     until("the node is ready", || node.board().ready().is_ok());
     node
 }

@@ -167,6 +167,7 @@ impl World {
             regions: specs,
             toml: format!("{END}\n{toml}\n{STATEMENTS}"),
             seed: 7,
+            sealed: true,
         };
         let cluster = LocalCluster::new(Path::new(PRISM), dir.path(), &spec).expect("a cluster");
         let full = std::fs::read_to_string(&cluster.config).expect("prism.toml");

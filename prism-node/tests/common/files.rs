@@ -77,6 +77,7 @@ impl Files {
             regions: specs,
             toml: format!("{toml}\n{STATEMENTS}"),
             seed: 7,
+            sealed: true,
         };
         let cluster = LocalCluster::new(Path::new(PRISM), dir.path(), &spec).expect("a cluster");
         cluster.prism(&["migrate"]).expect("migrate");

@@ -136,6 +136,7 @@ impl World {
             regions: specs,
             toml: format!("{}\n{STATEMENTS}", plan.toml),
             seed: 7,
+            sealed: true,
         };
         let cluster = LocalCluster::new(Path::new(PRISM), dir.path(), &spec).expect("a cluster");
         cluster.prism(&["migrate"]).expect("migrate");

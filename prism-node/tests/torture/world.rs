@@ -180,6 +180,7 @@ impl World {
             regions,
             toml: format!("{TOML}{STATEMENTS}"),
             seed,
+            sealed: true,
         };
         let program = Path::new(env!("CARGO_BIN_EXE_prism"));
         let mut cluster = LocalCluster::new(program, dir.path(), &spec).expect("a cluster");

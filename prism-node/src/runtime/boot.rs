@@ -1,0 +1,118 @@
+//! The number of this start: larger than that of any earlier start of the node, so that the others
+//! tell its handshakes from replayed ones. It does not depend on the clock as long as the file is
+//! there; the clock helps when the file was lost.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// In the data directory: a decimal number and a line end.
+const FILE: &str = "boot";
+/// A u64 has 20 digits.
+const MAX_FILE: u64 = 32;
+
+/// The next number, durable before it is given out.
+///
+/// A node is not kept from starting by this file: one that is damaged or cannot be written is
+/// logged, and the clock has to do.
+pub(super) fn next(data_dir: &Path) -> u64 {
+    let path = data_dir.join(FILE);
+    let stored = read(&path).unwrap_or_else(|error| {
+        tracing::warn!(
+            path = %path.display(),
+            "the counter of starts cannot be read ({error}); the clock is used instead: if this \
+             node's clock is behind that of its last start, the others refuse it until it is right"
+        );
+        None
+    });
+    let boot = after(stored, clock());
+    if let Err(error) = write(data_dir, boot) {
+        tracing::error!(
+            path = %path.display(),
+            "the counter of starts cannot be written ({error}); mend that: after another start with \
+             a wrong clock the others would refuse this node"
+        );
+    }
+    boot
+}
+
+fn clock() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// At the end of all numbers there is only the clock.
+fn after(stored: Option<u64>, clock: u64) -> u64 {
+    let next = stored.and_then(|stored| stored.checked_add(1));
+    next.unwrap_or(1).max(clock)
+}
+
+/// `None`: this is the first start.
+fn read(path: &Path) -> io::Result<Option<u64>> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut text = String::new();
+    file.take(MAX_FILE).read_to_string(&mut text)?;
+    let number = text.trim().parse();
+    number.map(Some).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "there is something else than a number in it",
+        )
+    })
+}
+
+fn write(data_dir: &Path, boot: u64) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(data_dir)?;
+    writeln!(file, "{boot}")?;
+    file.as_file().sync_all()?;
+    file.persist(data_dir.join(FILE)).map_err(|e| e.error)?;
+    File::open(data_dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_start_has_a_larger_number_whatever_the_clock_says() {
+        assert_eq!(after(None, 1000), 1000);
+        assert_eq!(after(Some(5000), 1000), 5001);
+        assert_eq!(after(Some(5000), 0), 5001);
+        assert_eq!(after(Some(999), 1000), 1000);
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join(FILE), "9000000000000000000\n").expect("written");
+        assert_eq!(next(dir.path()), 9_000_000_000_000_000_001);
+        assert_eq!(next(dir.path()), 9_000_000_000_000_000_002);
+        // Nothing else is left lying about.
+        assert_eq!(std::fs::read_dir(dir.path()).expect("read").count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_counter_does_not_stop_the_node() {
+        for damaged in [
+            &b""[..],
+            b"\xff\xfe",
+            b"-1",
+            b"18446744073709551615",
+            &[b'9'; 999],
+        ] {
+            let dir = tempfile::tempdir().expect("a directory");
+            std::fs::write(dir.path().join(FILE), damaged).expect("written");
+            let first = next(dir.path());
+            assert!(first >= 1_600_000_000 && first < u64::MAX, "{first}");
+            assert!(next(dir.path()) > first);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_does_not_stop_the_node() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let gone = dir.path().join("gone");
+        assert!(next(&gone) >= 1_600_000_000);
+    }
+}
