@@ -262,7 +262,6 @@ fn strangers(registry: &mut Registry, drops: Drops) {
     for (reason, value) in [
         ("malformed", drops.malformed),
         ("unknown_session", drops.unknown_session),
-        ("wrong_cluster", drops.wrong_cluster),
         ("unknown_node", drops.unknown_node),
         ("replayed", drops.replayed),
         ("wrong_mac", drops.wrong_mac),

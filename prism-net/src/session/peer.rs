@@ -256,6 +256,8 @@ impl Peer {
     pub(super) fn shut_out(&mut self, now: Instant) {
         self.violations += 1;
         let length = match self.penalty {
+            // Several of its datagrams had come in before the first was judged.
+            Some(penalty) if now < penalty.until => return,
             Some(penalty) if now.since(penalty.until) < FORGIVEN_AFTER => {
                 (2 * penalty.length).min(PENALTY_LAST)
             }
