@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::fault::{Fault, plain};
-use super::session::{Session, column};
+use super::session::{APPLICATION_PATH, SEARCH_PATH, Session, column};
 use crate::catalogue::{CatalogueError, Statement, Target, is_deterministic};
 use crate::{DbError, ErrorClass, ParamType};
 
@@ -31,6 +31,15 @@ pub(super) fn check(
     session: &mut Session,
     statement: &Statement,
 ) -> Result<Vec<CatalogueError>, Fault> {
+    // As the dispatcher does.
+    let path = |path: &str| format!("SET search_path = {path}");
+    session.client.batch_execute(&path(APPLICATION_PATH))?;
+    let found = explain(session, statement);
+    session.client.batch_execute(&path(SEARCH_PATH))?;
+    found
+}
+
+fn explain(session: &mut Session, statement: &Statement) -> Result<Vec<CatalogueError>, Fault> {
     let error = |field, problem: String, fix: &str| CatalogueError {
         statement: statement.name().to_owned(),
         field,

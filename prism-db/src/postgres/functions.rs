@@ -8,6 +8,7 @@
 use std::fmt::Write as _;
 
 use super::params::{COLUMNS, column};
+use super::session::APPLICATION_PATH;
 use crate::ParamType;
 use crate::catalogue::Statement;
 
@@ -149,6 +150,9 @@ fn with_variables(sql: &str) -> String {
 
 /// `CREATE FUNCTION prism.run_batch`: the items strictly in order, whatever their statements; row
 /// counts and old values back; at the first failure everything is undone and the item named.
+///
+/// The only function that looks into the application's schema. Its own calls are qualified: whoever
+/// may create a function there could otherwise give them a better match (CVE-2018-1058).
 pub(super) fn dispatcher(branches: &[Branch]) -> String {
     let statements = branches.iter().map(|branch| Leaf {
         id: branch.id,
@@ -173,10 +177,10 @@ pub(super) fn dispatcher(branches: &[Branch]) -> String {
     {arrays},
     OUT r_rows bigint[], OUT r_old text[], OUT r_item integer, OUT r_state text,
     OUT r_message text, OUT r_detail text, OUT r_drift integer[], OUT r_drift_rows bigint[]
-) LANGUAGE plpgsql AS $function$
+) LANGUAGE plpgsql SET search_path = {APPLICATION_PATH} AS $function$
 DECLARE
     item integer := 1;
-    items integer := cardinality(p_ids);
+    items integer := pg_catalog.cardinality(p_ids);
     id integer;
     n bigint;
     hint text;
@@ -184,7 +188,7 @@ DECLARE
     {cursors}
 BEGIN
     IF p_origin THEN
-        r_old := array_fill(NULL::text, ARRAY[items]);
+        r_old := pg_catalog.array_fill(NULL::text, ARRAY[items]);
     END IF;
     WHILE item <= items LOOP
         id := p_ids[item];
@@ -195,15 +199,15 @@ BEGIN
             IF item >= p_behind THEN
                 RAISE EXCEPTION USING ERRCODE = 'PR001', MESSAGE = 'behind';
             END IF;
-            r_drift := r_drift || item;
-            r_drift_rows := r_drift_rows || n;
+            r_drift := pg_catalog.array_append(r_drift, item);
+            r_drift_rows := pg_catalog.array_append(r_drift_rows, n);
         END IF;
         item := item + 1;
     END LOOP;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS r_state = RETURNED_SQLSTATE, r_message = MESSAGE_TEXT,
         r_detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-    r_detail := concat_ws(': ', nullif(r_detail, ''), nullif(hint, ''));
+    r_detail := pg_catalog.concat_ws(': ', nullif(r_detail, ''), nullif(hint, ''));
     r_item := item;
 END
 $function$;

@@ -19,9 +19,10 @@ use crate::catalogue::{Catalogue, Statement};
 use crate::{DbError, Migrated, ParamType, Topology, chain};
 
 /// In order; the number is the version that the file leads to.
-const FILES: [&str; 2] = [
+const FILES: [&str; 3] = [
     include_str!("migrations/0001_ledger.sql"),
     include_str!("migrations/0002_requests.sql"),
+    include_str!("migrations/0003_paths.sql"),
 ];
 
 /// Written anew by every migration, in this order; prism.run_batch and the functions of the
@@ -148,6 +149,9 @@ fn run(
     session
         .client
         .batch_execute(&functions::dispatcher(&branches))?;
+    session
+        .client
+        .batch_execute(include_str!("functions/secure.sql"))?;
     Ok(Migrated {
         region: read_region(session)?,
         from_version: from.cast_unsigned(),

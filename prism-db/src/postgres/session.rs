@@ -12,7 +12,7 @@ use super::fault::{Fault, plain};
 use super::migrate::VERSION;
 use crate::catalogue::{Kind, StatementConfig};
 use crate::server::{self, Address, Connected, Refusal};
-use crate::{DbError, Digest, ParamType};
+use crate::{DbError, Digest, ParamType, chain};
 
 /// PostgreSQL 13: `xid8` and `pg_current_xact_id`.
 const OLDEST_SERVER: i32 = 130_000;
@@ -84,7 +84,14 @@ impl Session {
     /// # Errors
     /// [`DbError`].
     pub fn connect(address: &Address, deadlines: Deadlines) -> Result<Self, DbError> {
-        let connected = server::connect(address).map_err(|refusal| match refusal {
+        let marker = format!("{:016x}", chain::random_u64()?);
+        let mut address = address.clone();
+        let given = address.config.get_options().unwrap_or_default();
+        // From the first query on, and only if the server itself reads them: see `assert_settings`.
+        let options =
+            format!("{given} -c prism.session={marker} -c search_path=pg_catalog,pg_temp");
+        address.config.options(options.trim_start());
+        let connected = server::connect(&address).map_err(|refusal| match refusal {
             Refusal::Unprotected(text) => DbError::Unreachable(text),
             Refusal::Client(e) => log_in(plain(&e)),
         })?;
@@ -98,7 +105,7 @@ impl Session {
             heard: None,
             prepared: HashMap::new(),
         };
-        session.assert_settings()?;
+        session.assert_settings(deadlines, &marker)?;
         Ok(session)
     }
 
@@ -182,26 +189,13 @@ impl Session {
     }
 
     /// A connection pool in between, or a server that knows a setting only by name, must not make
-    /// commits less durable or values look different.
-    fn assert_settings(&mut self) -> Result<(), DbError> {
-        let row = self
-            .client
-            .query_one(
-                "SELECT current_setting('server_version_num')::int,
-                        current_setting('synchronous_commit') IN ('on', 'remote_apply'),
-                        current_setting('transaction_isolation'),
-                        current_setting('TimeZone'), current_setting('DateStyle'),
-                        current_setting('search_path'),
-                        current_setting('standard_conforming_strings'),
-                        current_setting('server_encoding'), pg_backend_pid(),
-                        (SELECT backend_start::text FROM pg_stat_activity
-                         WHERE pid = pg_backend_pid())",
-                &[],
-            )
-            .map_err(|e| plain(&e))?;
+    /// commits less durable or values look different, nor hand our next transaction to a session that
+    /// has other settings: poolers do not pass on the parameters that a session is started with.
+    fn assert_settings(&mut self, deadlines: Deadlines, marker: &str) -> Result<(), DbError> {
+        let row = self.client.query_one(ASSERT, &[]).map_err(|e| plain(&e))?;
         self.backend = Backend {
-            pid: column(&row, 8)?,
-            started: column(&row, 9)?,
+            pid: column(&row, 1)?,
+            started: column(&row, 2)?,
         };
         let version: i32 = column(&row, 0)?;
         if version < OLDEST_SERVER {
@@ -210,26 +204,37 @@ impl Session {
                 version / 10_000
             )));
         }
-        let wrong = |name: &str, value: &str| {
-            DbError::Schema(format!(
-                "the session's {name} is {value} although it was set otherwise; connect to the \
-                 server itself, not to a pooler in transaction mode"
-            ))
-        };
-        if !column::<bool>(&row, 1)? {
-            return Err(wrong("synchronous_commit", "off"));
+        if column::<Option<&str>>(&row, 3)? != Some(marker) {
+            return Err(DbError::Schema(POOLER.to_owned()));
         }
-        let expected = [
-            ("transaction_isolation", "read committed"),
-            ("TimeZone", "UTC"),
-            ("DateStyle", "ISO, MDY"),
-            ("search_path", SEARCH_PATH),
-            ("standard_conforming_strings", "on"),
-        ];
-        for (i, (name, value)) in expected.into_iter().enumerate() {
-            let is: String = column(&row, i + 2)?;
-            if is != value {
-                return Err(wrong(name, &is));
+        if column::<&str>(&row, 4)? != "origin" {
+            return Err(DbError::Schema(
+                "this role's session_replication_role is not origin: triggers and foreign keys \
+                 would not act; as a superuser, ALTER ROLE ... RESET session_replication_role (and \
+                 look at ALTER DATABASE)"
+                    .to_owned(),
+            ));
+        }
+        let names: Vec<String> = column(&row, 5)?;
+        let values: Vec<String> = column(&row, 6)?;
+        let milliseconds = |d: Duration| d.as_millis().to_string();
+        for (name, value) in names.iter().zip(&values) {
+            let expected = match name.as_str() {
+                "statement_timeout" | "idle_in_transaction_session_timeout" => {
+                    &milliseconds(deadlines.statement)
+                }
+                "lock_timeout" => &milliseconds(deadlines.lock),
+                "synchronous_commit" if value == "remote_apply" => value,
+                name => SETTINGS
+                    .iter()
+                    .find(|(setting, _)| *setting == name)
+                    .map_or("", |(_, expected)| *expected),
+            };
+            if value != expected {
+                return Err(DbError::Schema(format!(
+                    "the session's {name} is {value} although it was set otherwise; connect to the \
+                     server itself, not to a pooler in transaction mode"
+                )));
             }
         }
         let encoding: String = column(&row, 7)?;
@@ -328,28 +333,68 @@ impl Session {
     }
 }
 
-const SEARCH_PATH: &str = "public, pg_temp";
+/// Ours. Everything else is called by its full name.
+pub(super) const SEARCH_PATH: &str = "pg_catalog, pg_temp";
+
+/// In which the statements of the catalogue find the application's tables.
+pub(super) const APPLICATION_PATH: &str = "public, pg_temp";
+
+const POOLER: &str = "the server has not read the parameters that the session was started with: a \
+    pooler (PgBouncer, RDS Proxy, ...) is in between, which may give each transaction another session; \
+    write the address of the server itself";
+
+/// What values look like and what a commit means must not depend on defaults of the server, of the
+/// database or of the role.
+const SETTINGS: [(&str, &str); 12] = [
+    ("client_encoding", "UTF8"),
+    ("synchronous_commit", "on"),
+    ("default_transaction_isolation", "read committed"),
+    ("TimeZone", "UTC"),
+    ("DateStyle", "ISO, MDY"),
+    ("IntervalStyle", "postgres"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "1"),
+    ("standard_conforming_strings", "on"),
+    ("transform_null_equals", "off"),
+    // Rows that a policy hides are hidden, whatever the role's default: `prism check` tells of them.
+    ("row_security", "on"),
+    ("search_path", SEARCH_PATH),
+];
+
+const ASSERT: &str = "SELECT current_setting('server_version_num')::int, pg_backend_pid(),
+        (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()),
+        current_setting('prism.session', true), current_setting('session_replication_role'),
+        array_agg(t.name), array_agg(CASE WHEN t.name LIKE '%timeout'
+            THEN (extract(epoch FROM current_setting(t.name)::interval) * 1000)::bigint::text
+            ELSE current_setting(t.name) END),
+        current_setting('server_encoding')
+    FROM (VALUES ('client_encoding'), ('synchronous_commit'), ('default_transaction_isolation'),
+        ('TimeZone'), ('DateStyle'), ('IntervalStyle'), ('bytea_output'), ('extra_float_digits'),
+        ('standard_conforming_strings'), ('transform_null_equals'), ('row_security'),
+        ('search_path'), ('statement_timeout'), ('lock_timeout'),
+        ('idle_in_transaction_session_timeout')) AS t (name)";
 
 fn set_up(client: &mut Client, deadlines: Deadlines) -> Result<(), postgres::Error> {
     let (statement, lock) = (deadlines.statement.as_millis(), deadlines.lock.as_millis());
-    // Between the statements of one call there is only our own computing. `remote_apply` is
-    // stronger than `on` and stays.
-    client.batch_execute(&format!(
+    // Between the statements of one call there is only our own computing.
+    let mut text = format!(
         "SET statement_timeout = {statement};
          SET lock_timeout = {lock};
-         SET idle_in_transaction_session_timeout = {statement};
-         SELECT set_config('synchronous_commit',
-             CASE current_setting('synchronous_commit')
-                 WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false);
-         SET default_transaction_isolation = 'read committed';
-         SET TimeZone = 'UTC';
-         SET DateStyle = 'ISO, MDY';
-         SET IntervalStyle = 'postgres';
-         SET bytea_output = 'hex';
-         SET extra_float_digits = 1;
-         SET search_path = {SEARCH_PATH};
-         SET standard_conforming_strings = on;"
-    ))
+         SET idle_in_transaction_session_timeout = {statement};"
+    );
+    for (name, value) in SETTINGS {
+        text.push_str(&match name {
+            // A list, not a string.
+            "search_path" => format!("SET search_path = {value};"),
+            // `remote_apply` is stronger than `on` and stays.
+            "synchronous_commit" => "SELECT set_config('synchronous_commit',
+                 CASE current_setting('synchronous_commit')
+                     WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false);"
+                .to_owned(),
+            _ => format!("SET {name} = '{value}';"),
+        });
+    }
+    client.batch_execute(&text)
 }
 
 /// # Errors
@@ -423,6 +468,10 @@ pub(super) fn digest(bytes: &[u8]) -> Result<Digest, DbError> {
 
 fn log_in(error: DbError) -> DbError {
     match error {
+        // PgBouncer, unless it is told to ignore them.
+        DbError::Unreachable(text) if text.contains("unsupported startup parameter") => {
+            DbError::Schema(format!("{POOLER} ({text})"))
+        }
         DbError::Sql {
             class,
             sqlstate,

@@ -1,0 +1,2 @@
+-- No table changes. From here on sessions look into pg_catalog only, and rely on functions that know
+-- where to look: an older schema has to be migrated, which writes them anew.
