@@ -1,6 +1,10 @@
 //! Two or three tables of sessions and a wire made of vectors, with virtual time.
 
+mod attacks;
+mod cookies;
+mod keys;
 mod life;
+mod rekey;
 
 use std::net::SocketAddr;
 use std::time::Duration;

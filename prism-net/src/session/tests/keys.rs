@@ -1,0 +1,144 @@
+//! Keys are exchanged while sessions stand.
+
+use super::*;
+
+fn reload(config: &EndpointConfig) -> Reload {
+    Reload {
+        protection: config.protection.clone(),
+        nodes: config.nodes.clone(),
+        catalogue: config.catalogue,
+    }
+}
+
+fn key(s: &Sessions, of: NodeId) -> [u8; 32] {
+    s.peers[usize::from(of.0)].current.as_ref().unwrap().key
+}
+
+/// What `a` says arrives at `b`.
+fn hears(a: &mut Sessions, b: &mut Sessions, now: Instant) {
+    let (to, text) = (b.me, b"hello");
+    let packet = data(a, now, to, text).expect("a session");
+    assert_eq!(body(b, now, &packet), Ok(text.to_vec()));
+}
+
+fn set_private(config: &mut EndpointConfig, private: [u8; 32]) {
+    if let Protection::Sealed(keys) = &mut config.protection {
+        *keys.private = private;
+    }
+}
+
+#[test]
+fn a_key_is_rotated_without_losing_the_session() {
+    let (mut a_config, mut b_config) = (sealed(0, 1), sealed(1, 2));
+    let (mut a, mut b) = connected(&a_config, &b_config);
+    let new = public_key(&[50; 32]);
+    let old = key(&a, B);
+    // 1. Everybody accepts B's next key.
+    for (config, s) in [(&mut a_config, &mut a), (&mut b_config, &mut b)] {
+        config.nodes[1].public_keys.push(new);
+        assert!(reload(config).check(s.me, &config.protection).is_ok());
+        assert!(s.reload(at(1000), &reload(config)).is_empty());
+    }
+    assert_eq!(talk(&mut a, &mut b, at(1000)), (vec![], vec![]));
+    hears(&mut a, &mut b, at(1001));
+    // 2. B takes it; the session goes on until the new one stands.
+    set_private(&mut b_config, [50; 32]);
+    assert!(b.reload(at(2000), &reload(&b_config)).is_empty());
+    hears(&mut b, &mut a, at(2001));
+    assert_eq!(talk(&mut a, &mut b, at(2001)), (vec![], vec![]));
+    assert_eq!(key(&a, B), new);
+    hears(&mut a, &mut b, at(2002));
+    // 3. The old key is not accepted any more.
+    a_config.nodes[1].public_keys = vec![new];
+    assert!(a.reload(at(3000), &reload(&a_config)).is_empty());
+    hears(&mut b, &mut a, at(3001));
+    // A process that still has it gets nothing.
+    let hello = outgoing(&mut start(&sealed(1, 90)), at(3002)).remove(0);
+    assert_eq!(
+        receive(&mut a, at(3002), address(1), &hello),
+        Err(Drop::UnknownNode)
+    );
+    assert_ne!(old, new);
+}
+
+#[test]
+fn a_node_is_found_under_either_of_its_keys() {
+    for private in [private(1), [50; 32]] {
+        let mut a_config = sealed(0, 1);
+        a_config.nodes[1].public_keys.push(public_key(&[50; 32]));
+        let mut b_config = sealed(1, 2);
+        set_private(&mut b_config, private);
+        let (mut a, mut b) = (start(&a_config), start(&b_config));
+        b.peers[0].initiate_at = None;
+        let mut now = at(0);
+        while !is_up(&b, A) {
+            talk(&mut a, &mut b, now);
+            now = now.after(Duration::from_millis(50));
+            assert!(now < at(2000), "not found");
+        }
+        assert_eq!(key(&a, B), public_key(&private));
+    }
+}
+
+#[test]
+fn a_session_whose_key_is_not_accepted_any_more_ends_at_once() {
+    let (mut a_config, b_config) = (sealed(0, 1), sealed(1, 2));
+    let (mut a, mut b) = connected(&a_config, &b_config);
+    a_config.nodes[1].public_keys = vec![public_key(&[50; 32])];
+    let packet = data(&mut b, at(1), A, b"x").unwrap();
+    assert_eq!(a.reload(at(1), &reload(&a_config)), [B]);
+    assert!(!is_up(&a, B));
+    assert_eq!(body(&mut a, at(1), &packet), Err(Drop::UnknownSession));
+    talk(&mut a, &mut b, at(2));
+    assert!(!is_up(&a, B));
+}
+
+#[test]
+fn a_new_cluster_key_is_taken_by_one_node_after_the_other() {
+    let (mut a_config, mut b_config) = (sealed(0, 1), sealed(1, 2));
+    let (mut a, mut b) = connected(&a_config, &b_config);
+    let set = |config: &mut EndpointConfig| {
+        if let Protection::Sealed(keys) = &mut config.protection {
+            *keys.psk = [10; 32];
+        }
+    };
+    set(&mut a_config);
+    assert!(a.reload(at(1000), &reload(&a_config)).is_empty());
+    for ms in 0..100 {
+        assert_eq!(talk(&mut a, &mut b, at(1000 + 200 * ms)), (vec![], vec![]));
+        hears(&mut a, &mut b, at(1001 + 200 * ms));
+        hears(&mut b, &mut a, at(1001 + 200 * ms));
+    }
+    let before = a.peers[1].current.as_ref().unwrap().local;
+    set(&mut b_config);
+    assert!(b.reload(at(30_000), &reload(&b_config)).is_empty());
+    assert_eq!(talk(&mut a, &mut b, at(30_000)), (vec![], vec![]));
+    assert_ne!(a.peers[1].current.as_ref().unwrap().local, before);
+    hears(&mut a, &mut b, at(30_001));
+}
+
+#[test]
+fn a_new_catalogue_and_a_new_address_are_told_without_losing_the_session() {
+    let (a_config, mut b_config) = (sealed(0, 1), sealed(1, 2));
+    let (mut a, mut b) = connected(&a_config, &b_config);
+    assert_eq!(a.info(B).catalogue, Some(101));
+    assert_eq!(b.info(A).catalogue, Some(100));
+    b_config.catalogue = 555;
+    b_config.nodes[0].udp = address(40);
+    assert!(b.reload(at(1000), &reload(&b_config)).is_empty());
+    let packets = outgoing_to(&mut b, at(1000));
+    assert_eq!(packets[0].0, address(40));
+    receive(&mut a, at(1000), address(1), &packets[0].1).unwrap();
+    assert_eq!(talk(&mut a, &mut b, at(1001)), (vec![], vec![]));
+    assert_eq!(a.info(B).catalogue, Some(555));
+    hears(&mut b, &mut a, at(1002));
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let config = sealed(0, 1);
+    let text = format!("{config:?} {:?}", reload(&config));
+    assert!(!text.contains("9, 9, 9"), "{text}");
+    assert!(!text.contains("[1, 1, 1"), "{text}");
+    assert!(text.contains("SessionKeys(..)"));
+}
