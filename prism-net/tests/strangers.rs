@@ -29,8 +29,8 @@ fn nothing_is_allocated_for_packets_that_are_not_authentic() {
     let mut said: Vec<(usize, Vec<u8>)> = Vec::new();
     let mut read = 0;
     loop {
-        for i in 0..2 {
-            while let Step::Transmit { len, .. } = ends[i].poll(now, &mut host, &mut buffer) {
+        for (i, end) in ends.iter_mut().enumerate() {
+            while let Step::Transmit { len, .. } = end.poll(now, &mut host, &mut buffer) {
                 said.push((i, buffer[..len].to_vec()));
             }
         }

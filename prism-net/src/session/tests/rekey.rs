@@ -30,19 +30,23 @@ fn whatever_the_wire_delivers_is_taken_while_keys_change_under_loss() {
         let mut taken = 0;
         for tick in 0..6000u64 {
             let now = at(10 * tick);
-            for i in 0..2 {
+            for (i, end) in ends.iter_mut().enumerate() {
                 let to = NodeId(1 - i as u16);
-                assert_eq!(ends[i].expire(now), None, "the session was lost");
-                let mut packets = outgoing(&mut ends[i], now);
-                packets.extend(data(&mut ends[i], now, to, b"data"));
+                assert_eq!(end.expire(now), None, "the session was lost");
+                let mut packets = outgoing(end, now);
+                packets.extend(data(end, now, to, b"data"));
                 for packet in packets {
                     if rng.next() % 100 >= lost {
                         // Some are overtaken by ten others.
-                        let late = if rng.next() % 10 == 0 { 120 } else { 15 };
+                        let late = if rng.next().is_multiple_of(10) {
+                            120
+                        } else {
+                            15
+                        };
                         flying.push((at(10 * tick + late), 1 - i, packet));
                     }
                 }
-                sessions.insert((i, local(&ends[i], to)));
+                sessions.insert((i, local(end, to)));
             }
             flying.retain(|(arrival, to, packet)| {
                 if *arrival <= now {
