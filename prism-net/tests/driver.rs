@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use common::{Database, Node, Relay, config, free_addresses, open_config, update};
-use prism_net::{BindError, Command, Driver, Endpoint, EndpointConfig};
+use prism_net::{BindError, Command, Driver, Endpoint, EndpointConfig, Protection, Reload};
 
 /// Two nodes that reach each other directly.
 fn pair() -> (Node, Node, Vec<SocketAddr>) {
@@ -177,6 +177,56 @@ fn own_packets_that_come_back_are_dropped() {
     }
     a.wait_figures("all of them counted", |f| f.drops.total() >= reflected);
     assert!(!a.snapshot().peers[1].up, "a session with itself");
+}
+
+#[test]
+fn keys_are_exchanged_while_updates_flow_and_no_session_is_lost() {
+    let (a, b, at) = pair();
+    sessions_stand(&a, &b);
+    let reload = |node: &Node, config: &EndpointConfig| {
+        node.handle.send(Command::Reload(Box::new(Reload {
+            protection: config.protection.clone(),
+            nodes: config.nodes.clone(),
+            catalogue: config.catalogue,
+        })));
+    };
+    let fresh = |step: u8| [100 + step; 32];
+    let (mut a_config, mut b_config) = (config(0, &at, 10), config(1, &at, 11));
+    let mut committed = 0;
+    for step in 0..5 {
+        let mut commit = || {
+            a.commit((committed..committed + 50).map(|i| update(0, i, 128)));
+            committed += 50;
+        };
+        for (node, config) in [(&a, &mut a_config), (&b, &mut b_config)] {
+            config.catalogue = 1000 + u64::from(step);
+            let keys = &mut config.nodes[1].public_keys;
+            keys.push(prism_net::public_key(&fresh(step)));
+            *keys = keys.split_off(keys.len() - 2);
+            commit();
+            reload(node, config);
+        }
+        if let Protection::Sealed(keys) = &mut b_config.protection {
+            *keys.private = fresh(step);
+        }
+        commit();
+        reload(&b, &b_config);
+        // Something that is refused changes nothing.
+        let mut bad = b_config.clone();
+        bad.nodes[0].public_keys.clear();
+        reload(&b, &bad);
+        commit();
+        for (node, other) in [(&a, &b), (&b, &a)] {
+            node.wait_figures("the new catalogue", |f| {
+                let peer = f.peers[usize::from(other.region.0)];
+                peer.up && peer.catalogue == Some(1000 + u64::from(step))
+            });
+        }
+    }
+    converges(&a, &b);
+    let figures = a.snapshot();
+    assert_eq!(figures.lanes[1].failovers, 0, "{figures:?}");
+    assert_eq!((figures.peers[1].stale, figures.peers[1].twin), (0, 0));
 }
 
 #[test]

@@ -115,7 +115,6 @@ impl Sessions {
         let alive = peer.is_alive(now);
         peer.freshness
             .judge((hello.boot, hello.incarnation), Some(hello.n), alive)?;
-        peer.catalogue = Some(hello.catalogue);
         Ok(node)
     }
 
@@ -133,6 +132,7 @@ impl Sessions {
             remote: initiation.index,
             key: remote,
             incarnation: hello.incarnation,
+            catalogue: hello.catalogue,
             begun_by: hello.sender,
         };
         let (message, agreed) = responder.answer(&self.welcome())?;
@@ -190,10 +190,10 @@ impl Sessions {
             remote: response.index,
             key,
             incarnation: welcome.incarnation,
+            catalogue: welcome.catalogue,
             begun_by: self.identity,
         };
         let session = Session::new(Transport::new(agreed, self.sealed), ends, now);
-        peer.catalogue = Some(welcome.catalogue);
         peer.address = from;
         // Tells the other end that its answer has arrived: it may use the session now.
         peer.confirm = true;

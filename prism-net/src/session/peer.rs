@@ -46,6 +46,7 @@ pub(super) struct Session {
     /// The public key that the other end has proven to be its own.
     pub key: [u8; 32],
     pub incarnation: u64,
+    pub catalogue: u64,
     /// Identity of the node that began the handshake.
     pub begun_by: u64,
     pub established: Instant,
@@ -59,6 +60,7 @@ pub(super) struct Ends {
     pub remote: u32,
     pub key: [u8; 32],
     pub incarnation: u64,
+    pub catalogue: u64,
     pub begun_by: u64,
 }
 
@@ -72,6 +74,7 @@ impl Session {
             replay: ReplayWindow::new(),
             key: ends.key,
             incarnation: ends.incarnation,
+            catalogue: ends.catalogue,
             begun_by: ends.begun_by,
             established: now,
             received: now,
@@ -217,6 +220,8 @@ impl Peer {
     pub(super) fn adopt(&mut self, now: Instant, session: Session) -> Change {
         self.initiate_at = None;
         self.attempts = 0;
+        // Not before: what an initiation says may be an old story.
+        self.catalogue = Some(session.catalogue);
         // The other end was faster, or this is an answer: none is awaited any more.
         self.pending = [None, None];
         let Some(current) = self.current.take() else {
