@@ -125,7 +125,7 @@ fn the_undo_of_the_largest_update_still_fits() {
     let tail = Tail {
         next_seq: Seq(u64::MAX / 4),
         last_tag: Tag(u64::MAX),
-        hlc: Hlc(u64::MAX / 2),
+        hlc: Hlc(1 << 62),
     };
     let of_size = |size| Submission {
         statement: Digest([1; 16]),

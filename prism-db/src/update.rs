@@ -88,6 +88,16 @@ impl Update {
         }
     }
 
+    /// Numbers that a database can hold, which has 63 bits for them, and count on from. A clock at
+    /// the end of its range would leave the receiving region none for its own updates.
+    fn is_plausible(&self) -> bool {
+        const MOST: u64 = i64::MAX as u64;
+        self.hlc.0 <= MOST - (1 << 56)
+            && self.rows <= MOST
+            && self.undoes.is_none_or(|seq| seq.0 <= MOST)
+            && self.seen.iter().all(|(_, seq)| seq.0 <= MOST)
+    }
+
     /// As it lies in the outbox and travels in datagrams.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -111,6 +121,7 @@ impl Update {
         let (update, rest) =
             postcard::take_from_bytes::<Self>(body).map_err(|_| UpdateError::Malformed)?;
         let valid = rest.is_empty()
+            && update.is_plausible()
             && update.params.iter().all(Value::is_valid)
             && update.old.iter().all(Value::is_valid);
         valid.then_some(update).ok_or(UpdateError::Malformed)
@@ -218,6 +229,27 @@ mod tests {
             ..golden()
         };
         assert_eq!(Update::decode(&nan.encode()), Err(UpdateError::Malformed));
+        for implausible in [
+            Update {
+                hlc: Hlc(i64::MAX as u64),
+                ..golden()
+            },
+            Update {
+                rows: u64::MAX,
+                ..golden()
+            },
+            Update {
+                seen: vec![(RegionKey(5), Seq(u64::MAX))],
+                ..golden()
+            },
+            Update {
+                undoes: Some(Seq(u64::MAX)),
+                ..golden()
+            },
+        ] {
+            let bytes = implausible.encode();
+            assert_eq!(Update::decode(&bytes), Err(UpdateError::Malformed));
+        }
         // A length of 2^63 elements in few bytes.
         let mut greedy = vec![VERSION, 1, 2];
         greedy.extend([0; 16]);
@@ -254,10 +286,10 @@ mod tests {
             statement in any::<[u8; 16]>(),
             params in prop::collection::vec(value(), 0..6),
             old in prop::collection::vec(value(), 0..3),
-            hlc in any::<u64>(),
-            rows in any::<u64>(),
-            seen in prop::collection::vec(any::<(u32, u64)>(), 0..4),
-            undoes in any::<Option<u64>>(),
+            hlc in 0..1u64 << 62,
+            rows in 0..1u64 << 63,
+            seen in prop::collection::vec((any::<u32>(), 0..1u64 << 63), 0..4),
+            undoes in prop::option::of(0..1u64 << 63),
             held in any::<bool>(),
             request_id in any::<Option<[u8; 16]>>(),
         ) {

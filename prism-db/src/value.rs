@@ -233,8 +233,7 @@ impl Value {
             Self::Decimal(s) => is_decimal(s),
             Self::Text(s) => !s.contains('\0'),
             Self::Timestamp(us) => timestamp::in_range(*us),
-            // Escaped, because JSON text cannot hold a bare NUL. PostgreSQL's jsonb refuses it.
-            Self::Json(s) => serde_json::from_str::<Json>(s).is_ok_and(|json| !json_has_nul(&json)),
+            Self::Json(s) => serde_json::from_str::<Json>(s).is_ok_and(|json| json_fits(&json)),
         }
     }
 }
@@ -256,15 +255,32 @@ fn is_decimal(s: &str) -> bool {
     digits.len() <= MAX_DECIMAL_DIGITS && all_digits(whole) && fraction.is_none_or(all_digits)
 }
 
-fn json_has_nul(json: &Json) -> bool {
+/// What PostgreSQL's jsonb takes: no NUL (escaped; a bare one is no JSON), and no number that it
+/// could not hold.
+fn json_fits(json: &Json) -> bool {
     match json {
-        Json::String(s) => s.contains('\0'),
-        Json::Array(items) => items.iter().any(json_has_nul),
+        Json::String(s) => !s.contains('\0'),
+        Json::Number(n) => number_fits(n.as_str()),
+        Json::Array(items) => items.iter().all(json_fits),
         Json::Object(map) => map
             .iter()
-            .any(|(key, value)| key.contains('\0') || json_has_nul(value)),
-        _ => false,
+            .all(|(key, value)| !key.contains('\0') && json_fits(value)),
+        Json::Null | Json::Bool(_) => true,
     }
+}
+
+/// Within the range of a double (beyond it other readers of JSON see infinity), and with no more
+/// digits behind the point than `numeric` has. `prism.param_text` asks no more than that.
+fn number_fits(text: &str) -> bool {
+    const SCALE: i64 = 16_383;
+    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let fraction = digits.split_once('.').map_or(0, |(_, behind)| behind.len());
+    let finite = text.parse::<f64>().is_ok_and(f64::is_finite);
+    finite
+        && exponent.parse::<i64>().is_ok_and(|exponent| {
+            // Zero has any exponent: it is finite whatever that is.
+            exponent <= 1_000 && (fraction as i64).saturating_sub(exponent) <= SCALE
+        })
 }
 
 /// Enough of the caller's JSON to recognise it in an error.
@@ -346,8 +362,9 @@ mod tests {
         assert!(refused(ParamType::Int, &json!(u64::MAX)).contains("18446744073709551615"));
         assert!(refused(ParamType::Int, &json!("9223372036854775808")).contains("int"));
         assert!(refused(ParamType::Float, &json!("NaN")).contains("finite"));
-        // serde_json refuses 1e400 itself, before a parameter sees it.
-        assert!(serde_json::from_str::<Json>("1e400").is_err());
+        let beyond: Json = serde_json::from_str("1e400").expect("JSON");
+        assert!(refused(ParamType::Float, &beyond).contains("finite"));
+        assert!(refused(ParamType::Int, &beyond).contains("400"));
         assert!(refused(ParamType::Decimal, &json!(12.5)).contains("in a string"));
         for bad in [
             "", "-", ".", "1.", ".5", "1e400", "NaN", "Infinity", "+1", "1 ", "١",
@@ -362,8 +379,56 @@ mod tests {
         refused(ParamType::Timestamp, &json!("2026-02-30T00:00:00Z"));
         refused(ParamType::Timestamp, &json!("2026-01-01 00:00"));
         refused(ParamType::Json, &json!({"k": ["\0"]}));
+        refused(ParamType::Json, &json!({"\0": 1}));
+        for bad in [
+            "1e400".to_owned(),
+            "-1e400".to_owned(),
+            "1e1000000000".to_owned(),
+            "0e1000000000".to_owned(),
+            "1e-1000000000".to_owned(),
+            "1e-99999999999999999999".to_owned(),
+            "9".repeat(400),
+            format!("0.{}", "1".repeat(16_384)),
+        ] {
+            let json = serde_json::from_str(&format!("[{bad}]")).expect("JSON");
+            refused(ParamType::Json, &json);
+            assert!(!Value::Json(bad).is_valid());
+        }
         refused(ParamType::Bool, &json!(1));
         assert!(refused(ParamType::Text, &json!("\0".repeat(100))).len() < 200);
+    }
+
+    /// What a caller writes is what every region stores: no digit is lost on the way.
+    #[test]
+    fn numbers_are_carried_as_they_were_written() {
+        for exact in [
+            "12345678901234567890123456789.123456789012345678901234567890",
+            "-0.1",
+            "1.10",
+            "18446744073709551617",
+            "1e-300",
+        ] {
+            let json = serde_json::from_str(&format!("{{\"a\":[{exact}]}}")).expect("JSON");
+            let Ok(Value::Json(text)) = Value::from_json(ParamType::Json, &json) else {
+                panic!("{exact} was refused");
+            };
+            assert_eq!(text, format!("{{\"a\":[{exact}]}}"));
+        }
+        // The nearest double, which takes all the digits to find.
+        for (text, value) in [
+            (
+                "0.1000000000000000055511151231257827021181583404541015625",
+                0.1,
+            ),
+            ("9007199254740993", 9_007_199_254_740_992.0),
+            ("2.2250738585072011e-308", 2.225_073_858_507_201e-308),
+        ] {
+            let json = serde_json::from_str(text).expect("JSON");
+            assert_eq!(
+                Value::from_json(ParamType::Float, &json),
+                Ok(Value::Float(value))
+            );
+        }
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Talks to the HTTP API of a node, for `prism submit` and `prism status`.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use ureq::tls::TlsConfig;
 
 use crate::config::Node;
 use crate::http::{ErrorBody, NODE_HEADER};
+use crate::token::Token;
 
 /// Longest answer that is read: a status of hundreds of lanes is far smaller.
 const MAX_ANSWER: u64 = 16 << 20;
@@ -17,12 +18,12 @@ const MAX_ANSWER: u64 = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("node {node} does not answer at http://{address}: {reason}")]
+    #[error("node {node} does not answer at {url}: {reason}")]
     Unreachable {
         /// The node.
         node: String,
         /// Where it was sought.
-        address: SocketAddr,
+        url: String,
         /// The error.
         reason: String,
         /// Nobody listens there: nothing has been asked.
@@ -39,10 +40,10 @@ pub enum ClientError {
         body: Box<serde_json::Value>,
     },
     /// It answered something else.
-    #[error("http://{address} answered HTTP {status} with something that no node says: {reason}")]
+    #[error("{url} answered HTTP {status} with something that no node says: {reason}")]
     Nonsense {
         /// Where.
-        address: SocketAddr,
+        url: String,
         /// HTTP status.
         status: u16,
         /// The error.
@@ -50,12 +51,21 @@ pub enum ClientError {
     },
 }
 
+/// What a client sends, and whom it believes.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// The bearer token.
+    pub token: Option<Token>,
+    /// It speaks TLS, and nothing else, if it is there.
+    pub tls: Option<TlsConfig>,
+}
+
 /// A node's HTTP API.
 pub struct Client {
     agent: ureq::Agent,
     node: String,
-    address: SocketAddr,
-    token: Option<String>,
+    url: String,
+    token: Option<Token>,
 }
 
 #[derive(Deserialize)]
@@ -66,13 +76,17 @@ struct Wrapped {
 impl Client {
     /// Prepares calls to `node`; connects at each call.
     #[must_use]
-    pub fn new(node: &Node, token: Option<&str>, timeout: Duration) -> Self {
+    pub fn new(node: &Node, credentials: &Credentials, timeout: Duration) -> Self {
         let mut address = node.http;
         // A node that listens everywhere is found where its peers find it.
         if address.ip().is_unspecified() {
             address.set_ip(node.udp.ip());
         }
+        let tls = credentials.tls.clone();
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let agent = ureq::Agent::config_builder()
+            .https_only(tls.is_some())
+            .tls_config(tls.unwrap_or_default())
             .timeout_global(Some(timeout))
             .timeout_connect(Some(timeout.min(Duration::from_secs(3))))
             .http_status_as_error(false)
@@ -83,8 +97,8 @@ impl Client {
         Self {
             agent,
             node: node.name.clone(),
-            address,
-            token: token.map(str::to_owned),
+            url: format!("{scheme}://{address}"),
+            token: credentials.token.clone(),
         }
     }
 
@@ -95,10 +109,10 @@ impl Client {
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let mut request = self
             .agent
-            .get(format!("http://{}{path}", self.address))
+            .get(format!("{}{path}", self.url))
             .header(NODE_HEADER, &self.node);
         if let Some(token) = &self.token {
-            request = request.header("authorization", format!("Bearer {token}"));
+            request = request.header("authorization", token.header().as_str());
         }
         self.answer(request.call())
     }
@@ -114,10 +128,10 @@ impl Client {
     ) -> Result<T, ClientError> {
         let mut request = self
             .agent
-            .post(format!("http://{}{path}", self.address))
+            .post(format!("{}{path}", self.url))
             .header(NODE_HEADER, &self.node);
         if let Some(token) = &self.token {
-            request = request.header("authorization", format!("Bearer {token}"));
+            request = request.header("authorization", token.header().as_str());
         }
         self.answer(request.send_json(body))
     }
@@ -134,7 +148,7 @@ impl Client {
             };
             ClientError::Unreachable {
                 node: self.node.clone(),
-                address: self.address,
+                url: self.url.clone(),
                 reason: if refused {
                     "connection refused".to_owned()
                 } else {
@@ -153,7 +167,7 @@ impl Client {
             .map_err(|e| unreachable(&e))?;
         if (200..300).contains(&status) {
             return serde_json::from_slice(&bytes).map_err(|e| ClientError::Nonsense {
-                address: self.address,
+                url: self.url.clone(),
                 status,
                 reason: e.to_string(),
             });
@@ -165,7 +179,7 @@ impl Client {
                 body: Box::new(serde_json::from_slice(&bytes).unwrap_or_default()),
             },
             Err(e) => ClientError::Nonsense {
-                address: self.address,
+                url: self.url.clone(),
                 status,
                 reason: e.to_string(),
             },

@@ -26,16 +26,17 @@ use prism_db::DatabaseUrl;
 use prism_db::catalogue::Catalogue;
 use prism_proto::{NodeId, RegionId, RegionKey, Retry};
 
+use crate::client::Credentials;
+use crate::http::Access;
 use crate::keys::{KeyError, PublicKey, SecretKey};
+use crate::tls::{self, TlsError};
+use crate::token::{Token, TokenError};
 
 pub use problem::{ConfigError, Problem};
 pub(crate) use units::{show_duration, show_size};
 
 /// A cluster of hundreds of nodes with a thousand statements stays far below.
 const MAX_FILE: u64 = 4 << 20;
-
-/// Longest HTTP token, in bytes.
-const MAX_TOKEN: u64 = 4096;
 
 /// The whole cluster.
 #[derive(Debug, Clone)]
@@ -56,10 +57,23 @@ pub struct Config {
     pub retry: Retry,
     /// Bounds.
     pub limits: Limits,
-    /// File with the bearer token of the HTTP API.
-    pub token_file: Option<PathBuf>,
+    /// Who may use the HTTP API.
+    pub http: HttpFiles,
     /// All statements.
     pub catalogue: Arc<Catalogue>,
+}
+
+/// Files of the HTTP API; each machine has its own under these names.
+#[derive(Debug, Clone, Default)]
+pub struct HttpFiles {
+    /// The bearer token.
+    pub token: Option<PathBuf>,
+    /// A node's certificate and those between it and the authority.
+    pub cert: Option<PathBuf>,
+    /// The key of the certificate; there if the certificate is.
+    pub key: Option<PathBuf>,
+    /// Whom clients believe; default: the file of the certificate.
+    pub ca: Option<PathBuf>,
 }
 
 /// One region.
@@ -137,12 +151,15 @@ impl Default for Limits {
     }
 }
 
-/// The bearer token cannot be used.
+/// The files of the HTTP API cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("token_file {}: {reason}; write one with: prism keygen {}", .path.display(), .path.display())]
-pub struct TokenError {
-    path: PathBuf,
-    reason: String,
+pub enum AccessError {
+    /// The token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Certificates or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl Config {
@@ -235,26 +252,40 @@ impl Config {
     /// The bearer token of the HTTP API, if one is configured.
     ///
     /// # Errors
-    /// [`TokenError`] if the file cannot be read or holds nothing usable.
-    pub fn token(&self) -> Result<Option<String>, TokenError> {
-        let Some(path) = &self.token_file else {
-            return Ok(None);
+    /// [`TokenError`] if the file cannot be read, can be read by others, or holds nothing usable.
+    pub fn token(&self) -> Result<Option<Token>, TokenError> {
+        self.http.token.as_deref().map(Token::read).transpose()
+    }
+
+    /// What a node's HTTP server asks of its clients and shows to them.
+    ///
+    /// # Errors
+    /// [`AccessError`] names the file and the fix.
+    pub fn http_access(&self) -> Result<Access, AccessError> {
+        let tls = match (&self.http.cert, &self.http.key) {
+            (Some(cert), Some(key)) => Some(tls::server(cert, key)?),
+            _ => None,
         };
-        let fail = |reason: String| TokenError {
-            path: path.clone(),
-            reason,
+        Ok(Access {
+            token: self.token()?.map(|token| token.digest()),
+            tls,
+        })
+    }
+
+    /// What a client of a node's HTTP server sends and expects.
+    ///
+    /// # Errors
+    /// [`AccessError`] names the file and the fix.
+    pub fn http_credentials(&self) -> Result<Credentials, AccessError> {
+        let ca = self.http.ca.as_deref().or(self.http.cert.as_deref());
+        let tls = match (&self.http.cert, ca) {
+            (Some(_), Some(ca)) => Some(tls::client(ca)?),
+            _ => None,
         };
-        let mut text = String::new();
-        File::open(path)
-            .and_then(|f| f.take(MAX_TOKEN).read_to_string(&mut text))
-            .map_err(|e| fail(e.to_string()))?;
-        let token = text.trim();
-        if token.len() < 16 || !token.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(fail(
-                "expected at least 16 printable characters without spaces".to_owned(),
-            ));
-        }
-        Ok(Some(token.to_owned()))
+        Ok(Credentials {
+            token: self.token()?,
+            tls,
+        })
     }
 
     /// Whether packets are encrypted: the file has keys, and then it has all of them.

@@ -3,15 +3,19 @@
 //! Everything that a client can make large, slow or many is bounded: connections, header and body
 //! time, body bytes of one request and of all together, elements of an array.
 
+mod accept;
+mod access;
+mod at_most;
 mod bind;
+mod connections;
 mod error;
 mod guard;
 mod outcome;
+mod patient;
 mod updates;
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,31 +25,23 @@ use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 
 use crate::intake::Intake;
 use crate::status::Board;
+use accept::Host;
+use access::Door;
 
+pub use access::Access;
 pub use bind::{Binder, Unbound};
+pub use connections::Crowd;
 pub use error::ErrorBody;
 pub use guard::NODE_HEADER;
 
-/// Connections at once; the next ones wait in the kernel's backlog.
-const MAX_CONNECTIONS: usize = 1024;
-
-/// Bytes of headers; tokens and request lines are short.
-const MAX_HEADER_BYTES: usize = 32 << 10;
-
 /// Bytes of request bodies held at once by all requests together.
 const BODY_BUDGET: usize = 64 << 20;
-
-/// Whoever has not finished by then when the node stops is cut off.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long slow clients are waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +50,8 @@ pub struct Patience {
     pub headers: Duration,
     /// Whoever has not sent the whole body by then is cut off.
     pub body: Duration,
+    /// Whoever does not take an answer by then is cut off; large answers get more time.
+    pub answer: Duration,
 }
 
 impl Default for Patience {
@@ -61,6 +59,7 @@ impl Default for Patience {
         Self {
             headers: Duration::from_secs(30),
             body: Duration::from_secs(15),
+            answer: Duration::from_secs(15),
         }
     }
 }
@@ -73,14 +72,16 @@ pub struct ServerConfig {
     pub node: String,
     /// Name of its region.
     pub region: String,
-    /// Required from every client if it is there.
-    pub token: Option<String>,
+    /// Who may come in.
+    pub access: Access,
     /// Largest encoded update; a request may be somewhat larger.
     pub max_update: usize,
     /// Longest wait of an awaited update.
     pub await_timeout: Duration,
     /// With slow clients.
     pub patience: Patience,
+    /// Most connections.
+    pub crowd: Crowd,
     /// Checks parameters against the catalogue.
     pub binder: Arc<dyn Binder>,
     /// Takes the updates.
@@ -124,7 +125,7 @@ fn hint(e: &io::Error) -> &'static str {
 struct App {
     node: String,
     region: String,
-    token: Option<String>,
+    door: Arc<Door>,
     await_timeout: Duration,
     max_body: usize,
     body_timeout: Duration,
@@ -139,6 +140,7 @@ pub struct Server {
     runtime: Option<Runtime>,
     stop: watch::Sender<bool>,
     task: Option<tokio::task::JoinHandle<()>>,
+    door: Arc<Door>,
     address: SocketAddr,
 }
 
@@ -149,9 +151,7 @@ impl Server {
     /// [`ServerError`].
     pub fn start(config: ServerConfig) -> Result<Self, ServerError> {
         let address = config.address;
-        if config.token.is_none() && !address.ip().is_loopback() {
-            return Err(ServerError::NoToken(address));
-        }
+        let door = Arc::new(Door::new(address, config.access.clone())?);
         let bind = |source| ServerError::Bind { address, source };
         let listener = std::net::TcpListener::bind(address).map_err(bind)?;
         listener.set_nonblocking(true).map_err(bind)?;
@@ -167,12 +167,18 @@ impl Server {
             TcpListener::from_std(listener).map_err(bind)?
         };
         let (stop, stopped) = watch::channel(false);
-        let headers = config.patience.headers;
-        let task = runtime.spawn(serve(listener, router(config), headers, stopped));
+        let (patience, crowd) = (config.patience, config.crowd);
+        let host = Host {
+            router: router(config, Arc::clone(&door)),
+            door: Arc::clone(&door),
+            patience,
+        };
+        let task = runtime.spawn(accept::serve(listener, host, crowd, stopped));
         Ok(Self {
             runtime: Some(runtime),
             stop,
             task: Some(task),
+            door,
             address,
         })
     }
@@ -181,6 +187,14 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// From now on with that token and that certificate. Connections stay.
+    ///
+    /// # Errors
+    /// [`ServerError::NoToken`]: nothing has changed.
+    pub fn reload(&self, access: Access) -> Result<(), ServerError> {
+        self.door.change(access)
     }
 
     /// Lets running requests finish for a moment, then stops.
@@ -200,11 +214,11 @@ impl Drop for Server {
     }
 }
 
-fn router(config: ServerConfig) -> Router {
+fn router(config: ServerConfig, door: Arc<Door>) -> Router {
     let app = Arc::new(App {
         node: config.node,
         region: config.region,
-        token: config.token,
+        door,
         await_timeout: config.await_timeout,
         max_body: updates::max_body(config.max_update),
         body_timeout: config.patience.body,
@@ -225,44 +239,6 @@ fn router(config: ServerConfig) -> Router {
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
-}
-
-async fn serve(
-    listener: TcpListener,
-    router: Router,
-    header_timeout: Duration,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let graceful = GracefulShutdown::new();
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_buf_size(MAX_HEADER_BYTES);
-    loop {
-        let accepted = tokio::select! {
-            accepted = async {
-                let permit = connections.clone().acquire_owned().await;
-                (listener.accept().await, permit)
-            } => accepted,
-            _ = stopped.wait_for(|stop| *stop) => break,
-        };
-        let (Ok((stream, _)), Ok(permit)) = accepted else {
-            // Out of descriptors: give the others time to close theirs.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            // A client that goes away or talks nonsense is its own problem.
-            let _ = connection.await;
-            drop(permit);
-        });
-    }
-    let finished = pin!(graceful.shutdown());
-    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, finished).await;
 }
 
 async fn status(State(app): State<Arc<App>>) -> Response {

@@ -8,7 +8,8 @@ use super::{CatalogueError, Kind, OnReject, Reads, Statement, StatementConfig, d
 
 const MAX_NAME: usize = 63;
 const MAX_SQL: usize = 16 * 1024;
-const MAX_PARAMS: usize = 64;
+/// Parameters that a statement may have.
+pub const MAX_PARAMS: usize = 64;
 const MAX_KEY: usize = 256;
 
 /// Collects what is wrong with one statement.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use bind::BindError;
+pub use check::MAX_PARAMS;
 use check::check;
 pub use sql::Target;
 pub(crate) use sql::is_deterministic;

@@ -88,13 +88,13 @@ fn running(config: &Config, region: &str) -> Vec<String> {
     let Some(region) = config.region_named(region) else {
         return Vec::new();
     };
-    let token = config.token().ok().flatten();
+    let credentials = config.http_credentials().unwrap_or_default();
     let nodes: Vec<&Node> = region.nodes.iter().map(|id| config.node(*id)).collect();
     std::thread::scope(|scope| {
         let asking: Vec<_> = nodes
             .iter()
             .map(|node| {
-                let client = Client::new(node, token.as_deref(), NODE_TIMEOUT);
+                let client = Client::new(node, &credentials, NODE_TIMEOUT);
                 scope.spawn(move || client.get::<serde_json::Value>("/v1/status"))
             })
             .collect();

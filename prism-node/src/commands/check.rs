@@ -10,7 +10,7 @@ use prism_db::{Database, DatabaseUrl, DbError, OpenOptions};
 use super::{program, quote};
 use crate::cli::{CheckArgs, CliError, find_node};
 use crate::client::{Client, ClientError};
-use crate::config::{Config, Node, Region};
+use crate::config::{AccessError, Config, Node, Region};
 use crate::secrets;
 use crate::status::Status;
 
@@ -22,6 +22,8 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 struct Finding {
     what: String,
     result: Result<String, Problem>,
+    /// It works, and should be known.
+    warning: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +37,14 @@ impl Finding {
         Self {
             what: what.into(),
             result: Ok(detail.into()),
+            warning: false,
+        }
+    }
+
+    fn warning(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            warning: true,
+            ..Self::ok(what, detail)
         }
     }
 
@@ -49,6 +59,7 @@ impl Finding {
                 problem: problem.into(),
                 fix: fix.into(),
             }),
+            warning: false,
         }
     }
 }
@@ -100,6 +111,9 @@ fn report(findings: &[Finding], out: &mut dyn Write) -> Result<(), CliError> {
     let mut problems = 0;
     for finding in findings {
         match &finding.result {
+            Ok(detail) if finding.warning => {
+                writeln!(out, "warning  {}: {detail}", finding.what)?;
+            }
             Ok(detail) => writeln!(out, "ok       {}: {detail}", finding.what)?,
             Err(Problem { problem, fix }) => {
                 problems += 1;
@@ -127,7 +141,8 @@ fn secrets(config: &Config) -> Vec<Finding> {
             ),
         });
     }
-    if let Some(path) = &config.token_file {
+    findings.extend(http(config));
+    if let Some(path) = &config.http.token {
         findings.push(match config.token() {
             Ok(_) => Finding::ok("token_file", path.display().to_string()),
             Err(e) => Finding::problem(
@@ -167,6 +182,32 @@ fn own_key(node: &Node, data_dir: &Path) -> Finding {
         Ok(_) => Finding::ok(what, "it is the one of the configuration"),
         Err(e) => Finding::problem(what, e.to_string(), "see docs/security.md, keys"),
     }
+}
+
+/// TLS of the HTTP API, or what its absence means.
+fn http(config: &Config) -> Option<Finding> {
+    let http = &config.http;
+    if http.cert.is_some() {
+        let usable = config.http_access().and(config.http_credentials());
+        return Some(match usable {
+            Ok(_) => Finding::ok("http", "TLS"),
+            Err(AccessError::Tls(e)) => Finding::problem(
+                "http",
+                e.to_string(),
+                "give this machine a certificate with its address in it, the key (mode 0600), and the authority in tls_ca",
+            ),
+            // The token is told below.
+            Err(AccessError::Token(_)) => return None,
+        });
+    }
+    let exposed = config.nodes.iter().find(|n| !n.http.ip().is_loopback())?;
+    Some(Finding::warning(
+        "http",
+        format!(
+            "{} listens on {} without TLS: whoever sees the packets sees the token and can submit; add [http] tls_cert and tls_key, or use a loopback address",
+            exposed.name, exposed.http
+        ),
+    ))
 }
 
 fn databases(config: &Config, region: &Region, migrate: &str) -> Vec<Finding> {
@@ -265,9 +306,8 @@ fn addresses(config: &Config, node: &Node) -> Vec<Finding> {
             "give the cluster keys (psk_file, and a public_key per node), or use 127.0.0.1",
         )];
     }
-    let token = config.token().ok().flatten();
-    let answer: Result<Status, _> =
-        Client::new(node, token.as_deref(), NODE_TIMEOUT).get("/v1/status");
+    let credentials = config.http_credentials().unwrap_or_default();
+    let answer: Result<Status, _> = Client::new(node, &credentials, NODE_TIMEOUT).get("/v1/status");
     vec![match answer {
         Ok(status) if status.node == node.name => Finding::ok(what, "running"),
         Ok(status) => Finding::problem(

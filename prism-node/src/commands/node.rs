@@ -8,7 +8,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::{CliError, NodeArgs, find_node};
 use crate::config::{Config, Node};
-use crate::http::{Patience, Server, ServerConfig};
+use crate::http::{Access, Crowd, Patience, Server, ServerConfig};
 use crate::reload::Reloader;
 use crate::runtime::Runtime;
 use crate::secrets;
@@ -26,7 +26,9 @@ const LOOK: Duration = Duration::from_millis(200);
 pub fn run(args: &NodeArgs) -> Result<(), CliError> {
     let config = Arc::new(args.config.load()?);
     let node = find_node(&config, &args.node)?.clone();
-    let token = config.token().map_err(|e| CliError::Usage(e.to_string()))?;
+    let access = config
+        .http_access()
+        .map_err(|e| CliError::Usage(e.to_string()))?;
     let protection = secrets::protection(&config, &node, &args.data_dir)
         .map_err(|e| CliError::Usage(e.to_string()))?;
     if !config.is_sealed() {
@@ -39,7 +41,7 @@ pub fn run(args: &NodeArgs) -> Result<(), CliError> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(CliError::failed)?;
     let runtime = Runtime::start(Arc::clone(&config), &node.name, &args.data_dir, protection)
         .map_err(CliError::failed)?;
-    let server = match serve(&config, &node, token, &runtime) {
+    let server = match serve(&config, &node, access, &runtime) {
         Ok(server) => server,
         Err(e) => {
             let _ = runtime.drain(Duration::ZERO);
@@ -91,17 +93,18 @@ pub fn run(args: &NodeArgs) -> Result<(), CliError> {
 fn serve(
     config: &Config,
     node: &Node,
-    token: Option<String>,
+    access: Access,
     runtime: &Runtime,
 ) -> Result<Server, CliError> {
     Server::start(ServerConfig {
         address: node.http,
         node: node.name.clone(),
         region: config.region(node.region).name.clone(),
-        token,
+        access,
         await_timeout: config.limits.await_timeout,
         max_update: usize::try_from(config.limits.max_update).unwrap_or(usize::MAX),
         patience: Patience::default(),
+        crowd: Crowd::default(),
         binder: config.catalogue.clone(),
         intake: runtime.intake(),
         board: runtime.board(),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::table::{Align, Table};
 use crate::cli::{CliError, StatusArgs};
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, Credentials};
 use crate::config::Config;
 use crate::status::Status;
 
@@ -25,9 +25,11 @@ type Answer = (String, Result<Status, ClientError>);
 /// Exit status 1 if no node can be reached.
 pub fn run(args: &StatusArgs) -> Result<(), CliError> {
     let config = args.config.load()?;
-    let token = config.token().map_err(|e| CliError::Usage(e.to_string()))?;
+    let credentials = config
+        .http_credentials()
+        .map_err(|e| CliError::Usage(e.to_string()))?;
     loop {
-        let answers = ask(&config, token.as_deref());
+        let answers = ask(&config, &credentials);
         let text = if args.json {
             as_json(&answers)
         } else {
@@ -55,12 +57,12 @@ pub fn run(args: &StatusArgs) -> Result<(), CliError> {
 }
 
 /// All nodes at once: one that hangs does not delay the others.
-fn ask(config: &Config, token: Option<&str>) -> Vec<Answer> {
+fn ask(config: &Config, credentials: &Credentials) -> Vec<Answer> {
     std::thread::scope(|scope| {
         let asking: Vec<_> = config
             .nodes
             .iter()
-            .map(|node| scope.spawn(|| Client::new(node, token, TIMEOUT).get("/v1/status")))
+            .map(|node| scope.spawn(|| Client::new(node, credentials, TIMEOUT).get("/v1/status")))
             .collect();
         config
             .nodes

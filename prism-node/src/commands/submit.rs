@@ -28,7 +28,9 @@ pub fn run(args: &SubmitArgs) -> Result<(), CliError> {
     let config = args.config.load()?;
     let node = find_node(&config, &args.node)?;
     let params = params(&config, args)?;
-    let token = config.token().map_err(|e| CliError::Usage(e.to_string()))?;
+    let credentials = config
+        .http_credentials()
+        .map_err(|e| CliError::Usage(e.to_string()))?;
     // The id is made here, so that it can be named even if the answer is lost.
     let id = args.id.unwrap_or_else(Uuid::new_v4);
     let body = json!({
@@ -37,7 +39,7 @@ pub fn run(args: &SubmitArgs) -> Result<(), CliError> {
         "mode": if args.r#await { "await" } else { "background" },
         "request_id": id,
     });
-    let client = Client::new(node, token.as_deref(), TIMEOUT);
+    let client = Client::new(node, &credentials, TIMEOUT);
     let started = Instant::now();
     let answer: Value = loop {
         match client.post("/v1/updates", &body) {

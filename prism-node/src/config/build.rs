@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problems, line};
 use super::section::{Section, expand_strings, shorten};
-use super::{Config, ConfigError, Limits, Node, Region};
+use super::{Config, ConfigError, HttpFiles, Limits, Node, Region};
 use crate::keys::PublicKey;
 
 const MAX_REGIONS: usize = 64;
@@ -114,11 +114,9 @@ impl Builder<'_> {
         let limits = root
             .table("limits")
             .map_or_else(Limits::default, |s| self.limits(s));
-        let token_file = root.table("http").and_then(|mut s| {
-            let file = s.string("token_file", "http.token");
-            s.finish();
-            self.path(file)
-        });
+        let http = root
+            .table("http")
+            .map_or_else(HttpFiles::default, |s| self.http(s));
         let regions = root.tables("region", "[[region]]");
         if regions.is_empty() {
             self.problems.anywhere(
@@ -140,7 +138,7 @@ impl Builder<'_> {
             self.problems
                 .anywhere(format!("more than {MAX_NODES} nodes"), "split the cluster");
         }
-        self.addresses(token_file.is_some());
+        self.addresses(http.token.is_some());
         self.all_keys_or_none(has_psk);
         let statements = root.tables("statement", "[[statement]]");
         let catalogue = self.catalogue(statements);
@@ -154,9 +152,34 @@ impl Builder<'_> {
             nodes: std::mem::take(&mut self.nodes),
             retry,
             limits,
-            token_file,
+            http,
             catalogue: Arc::new(catalogue?),
         })
+    }
+
+    fn http(&self, mut section: Section<'_, '_>) -> HttpFiles {
+        let mut file = |key, example| self.path(section.string(key, example));
+        let http = HttpFiles {
+            token: file("token_file", "http.token"),
+            cert: file("tls_cert", "http.crt"),
+            key: file("tls_key", "http-tls.key"),
+            ca: file("tls_ca", "ca.crt"),
+        };
+        let span = section.span();
+        for (there, other, key) in [
+            (&http.cert, &http.key, "tls_key"),
+            (&http.key, &http.cert, "tls_cert"),
+            (&http.ca, &http.cert, "tls_cert"),
+        ] {
+            if there.is_some() && other.is_none() {
+                let message =
+                    format!("[http] speaks TLS only with tls_cert and tls_key; {key} is missing");
+                let fix = format!("add {key} = \"...\", a PEM file on each node's machine");
+                self.problems.at(span, message, fix);
+            }
+        }
+        section.finish();
+        http
     }
 
     fn region(&mut self, mut section: Section<'_, '_>) {

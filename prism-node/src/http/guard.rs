@@ -7,10 +7,11 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use subtle::ConstantTimeEq;
 
 use super::App;
+use super::connections::Activity;
 use super::error::HttpError;
+use crate::token::TokenDigest;
 
 /// A client that means one node says so; loopback addresses repeat on every machine.
 pub const NODE_HEADER: &str = "prism-node";
@@ -20,23 +21,32 @@ const OPEN: [&str; 3] = ["/", "/healthz", "/readyz"];
 
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let checked = match &app.token {
-        Some(token) if !OPEN.contains(&request.uri().path()) => bearer(headers, token),
+    let checked = match app.door.token() {
+        Some(token) if !OPEN.contains(&request.uri().path()) => bearer(headers, &token),
         Some(_) => Ok(()),
-        None => from_this_machine(headers),
+        None => from_this_machine(headers, app.door.tls().is_some()),
     };
-    match checked.and_then(|()| right_node(headers, &app.node)) {
-        Ok(()) => next.run(request).await,
-        Err(e) => e.into_response(),
+    let checked = checked
+        .and_then(|()| content_type(headers))
+        .and_then(|()| right_node(headers, &app.node));
+    if let Err(e) = checked {
+        return e.into_response();
     }
+    // From here on it is no stranger's connection.
+    let busy = request.extensions().get().map(Activity::begin);
+    let response = next.run(request).await;
+    drop(busy);
+    response
 }
 
-fn bearer(headers: &HeaderMap, token: &str) -> Result<(), HttpError> {
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.as_bytes().strip_prefix(b"Bearer "))
-        .unwrap_or_default();
-    if bool::from(given.ct_eq(token.as_bytes())) {
+fn bearer(headers: &HeaderMap, token: &TokenDigest) -> Result<(), HttpError> {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let given = match (given.next(), given.next()) {
+        (Some(one), None) => one.as_bytes().strip_prefix(b"Bearer "),
+        // None, or several that somebody else may read in another order.
+        _ => None,
+    };
+    if given.is_some_and(|given| token.is_of(given)) {
         return Ok(());
     }
     Err(HttpError::new(
@@ -48,7 +58,7 @@ fn bearer(headers: &HeaderMap, token: &str) -> Result<(), HttpError> {
 
 /// Without a token everybody on this machine may submit, but not a web page that somebody on this
 /// machine looks at: neither from its own origin nor after rebinding its name to 127.0.0.1.
-fn from_this_machine(headers: &HeaderMap) -> Result<(), HttpError> {
+fn from_this_machine(headers: &HeaderMap, tls: bool) -> Result<(), HttpError> {
     let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
     let host = text(header::HOST).unwrap_or_default();
     let local = match host.rsplit_once(':') {
@@ -60,10 +70,18 @@ fn from_this_machine(headers: &HeaderMap) -> Result<(), HttpError> {
         && !local.eq_ignore_ascii_case("localhost")
         && bare.parse::<IpAddr>().is_err();
     let foreign_origin = match text(header::ORIGIN) {
-        Some(origin) => origin.strip_prefix("http://") != Some(host),
+        Some(origin) => {
+            let scheme = if tls { "https://" } else { "http://" };
+            origin.strip_prefix(scheme) != Some(host)
+        }
         None => headers.contains_key(header::ORIGIN),
     };
-    if foreign_host || foreign_origin {
+    // A browser says so itself, also where it sends no Origin; `none`: the user typed the address.
+    let foreign_site = headers
+        .get("sec-fetch-site")
+        .is_some_and(|site| site != "same-origin" && site != "none");
+    let repeated = headers.get_all(header::HOST).iter().nth(1).is_some();
+    if foreign_host || foreign_origin || foreign_site || repeated {
         return Err(HttpError::new(
             StatusCode::FORBIDDEN,
             "foreign_origin",
@@ -71,6 +89,23 @@ fn from_this_machine(headers: &HeaderMap) -> Result<(), HttpError> {
         ));
     }
     Ok(())
+}
+
+/// JSON, or nothing said. These two are what a form on any web page can send without being asked
+/// (the third, urlencoded, escapes every brace, and is what curl says of any body).
+fn content_type(headers: &HeaderMap) -> Result<(), HttpError> {
+    let given = headers.get(header::CONTENT_TYPE);
+    let given = given.map(|v| v.as_bytes().to_ascii_lowercase());
+    match given {
+        Some(given) if given.starts_with(b"text/") || given.starts_with(b"multipart/") => {
+            Err(HttpError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "not_json",
+                "send the header `Content-Type: application/json`",
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn right_node(headers: &HeaderMap, node: &str) -> Result<(), HttpError> {

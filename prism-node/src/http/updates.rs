@@ -9,13 +9,15 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::App;
+use super::at_most::{AtMost, TooMany};
 use super::bind::Unbound;
 use super::error::HttpError;
 use super::outcome::{Reply, found, reply};
+use prism_db::catalogue::MAX_PARAMS;
+
 use crate::intake::{Answer, Failure, Mode, NewUpdate};
 
 /// Longest wait for the local database; the worker's own deadlines are shorter.
@@ -31,6 +33,10 @@ const AWAIT_GRACE: Duration = Duration::from_secs(15);
 /// Updates in one array.
 const MAX_ARRAY: usize = 1000;
 
+/// Bytes of an array or object in a parameter, as written. Each two of them (`0,`) can become a
+/// hundred in memory; what fits into an update is smaller.
+const MAX_NESTED: usize = 2 * prism_db::MAX_UPDATE;
+
 impl From<Unbound> for HttpError {
     fn from(e: Unbound) -> Self {
         let code = match e {
@@ -41,13 +47,13 @@ impl From<Unbound> for HttpError {
     }
 }
 
-/// One element of the body.
+/// One element of the body. Its parameters are not looked at before their number is known.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Submitted {
+struct Submitted<'a> {
     statement: String,
-    #[serde(default)]
-    params: Vec<serde_json::Value>,
+    #[serde(default, borrow)]
+    params: AtMost<'a, MAX_PARAMS>,
     #[serde(default)]
     mode: Mode,
     #[serde(default)]
@@ -122,17 +128,15 @@ async fn one(app: &App, bytes: &[u8]) -> Result<Response, HttpError> {
 }
 
 async fn many(app: &App, bytes: &[u8]) -> Result<Response, HttpError> {
-    let elements: Vec<&RawValue> = serde_json::from_slice(bytes).map_err(|e| bad_json(&e))?;
-    if elements.len() > MAX_ARRAY {
-        return Err(HttpError::new(
+    let elements: AtMost<'_, MAX_ARRAY> =
+        serde_json::from_slice(bytes).map_err(|e| bad_json(&e))?;
+    let elements = elements.get().map_err(|TooMany| {
+        HttpError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too_many",
-            format!(
-                "{} updates in one array; send at most {MAX_ARRAY}",
-                elements.len()
-            ),
-        ));
-    }
+            format!("more than {MAX_ARRAY} updates in one array; split it"),
+        )
+    })?;
     let mut results: Vec<Option<HttpError>> = Vec::with_capacity(elements.len());
     let mut ids = Vec::new();
     let mut updates = Vec::new();
@@ -188,12 +192,29 @@ fn bad_json(e: &serde_json::Error) -> HttpError {
     HttpError::bad_request("bad_json", e.to_string())
 }
 
-fn check(app: &App, body: Submitted) -> Result<NewUpdate, HttpError> {
+fn check(app: &App, body: Submitted<'_>) -> Result<NewUpdate, HttpError> {
     let request_id = body.request_id.unwrap_or_else(Uuid::new_v4);
+    let bad = |why: String| HttpError::bad_request("bad_params", why);
+    let given = body
+        .params
+        .get()
+        .map_err(|TooMany| bad(format!("more than {MAX_PARAMS} parameters")))?;
+    let mut params = Vec::with_capacity(given.len());
+    for (i, raw) in given.into_iter().enumerate() {
+        let nested = raw.get().starts_with(['[', '{']);
+        if nested && raw.get().len() > MAX_NESTED {
+            return Err(HttpError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                format!("parameter {} is larger than {MAX_NESTED} bytes", i + 1),
+            ));
+        }
+        let value = serde_json::from_str(raw.get())
+            .map_err(|e| HttpError::bad_request("bad_json", format!("parameter {}: {e}", i + 1)))?;
+        params.push(value);
+    }
     Ok(NewUpdate {
-        params: app
-            .binder
-            .bind(&body.statement, &body.params, &request_id)?,
+        params: app.binder.bind(&body.statement, &params, &request_id)?,
         statement: body.statement,
         request_id,
         mode: body.mode,

@@ -12,6 +12,13 @@ fn a_token_is_asked_of_everybody() {
         ("authorization: Bearer correct-horse-batterz\r\n", 401),
         ("authorization: Bearer \r\n", 401),
         ("authorization: Basic correct-horse-battery\r\n", 401),
+        ("authorization: Bearer correct-horse-batter\r\n", 401),
+        ("authorization: Bearer correct-horse-battery1\r\n", 401),
+        ("authorization: Bearer correct-horse-battery, x\r\n", 401),
+        (
+            "authorization: Bearer correct-horse-battery\r\nauthorization: Bearer other\r\n",
+            401,
+        ),
         ("authorization: Bearer correct-horse-battery\r\n", 200),
     ] {
         let reply = node.call("POST", "/v1/updates", header, body);
@@ -48,12 +55,26 @@ fn web_pages_of_others_cannot_use_a_node_without_token() {
             (403, "foreign_origin")
         );
     }
+    for (header, status) in [
+        ("sec-fetch-site: cross-site\r\n", 403),
+        ("sec-fetch-site: same-site\r\n", 403),
+        ("content-type: text/plain\r\n", 415),
+        ("content-type: TEXT/plain; charset=utf-8\r\n", 415),
+        ("content-type: multipart/form-data; boundary=x\r\n", 415),
+        ("host: localhost\r\n", 403),
+    ] {
+        let reply = node.call("POST", "/v1/updates", header, body);
+        assert_eq!(reply.status, status, "{header}{}", reply.body);
+    }
+    assert!(node.taken().is_empty());
     let rebound = "GET /v1/status HTTP/1.1\r\nhost: evil.example:8101\r\nconnection: close\r\n\r\n";
     assert_eq!(node.raw(rebound.as_bytes()).status, 403);
     let local = "GET /v1/status HTTP/1.1\r\nhost: localhost:8101\r\nconnection: close\r\n\r\n";
     assert_eq!(node.raw(local.as_bytes()).status, 200);
     let own = format!("origin: http://{}\r\n", node.address);
     assert_eq!(node.call("POST", "/v1/updates", &own, body).status, 200);
+    let page = format!("{own}sec-fetch-site: same-origin\r\ncontent-type: application/json\r\n");
+    assert_eq!(node.call("POST", "/v1/updates", &page, body).status, 200);
 }
 
 #[test]
@@ -101,6 +122,7 @@ fn slow_clients_are_cut_off() {
     config.patience = Patience {
         headers: Duration::from_millis(100),
         body: Duration::from_millis(100),
+        ..Patience::default()
     };
     let server = Server::start(config).expect("server");
     let node = Node {

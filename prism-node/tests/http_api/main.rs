@@ -1,19 +1,23 @@
 //! The HTTP API on a real loopback port, with a fake node behind it.
 
+mod flood;
 mod hostile;
+mod tls;
 mod updates;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prism_db::{RequestRow, RequestState, UndoReason, Value};
 use prism_node::config::Config;
-use prism_node::http::{Patience, Server, ServerConfig, ServerError};
+use prism_node::http::{Access, Crowd, Patience, Server, ServerConfig, ServerError};
 use prism_node::intake::{Answer, Failure, Finding, Found, Intake, NewUpdate, Pending};
 use prism_node::status::{Alarm, Board, Lane, Status};
+use prism_node::token::Token;
 use prism_proto::Seq;
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
@@ -25,12 +29,25 @@ struct FakeIntake {
     mary: Mutex<Option<Answer>>,
     found: Mutex<Option<Found>>,
     queue: Mutex<Option<Failure>>,
+    /// The next submit does not answer before this says so.
+    hold: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
+    holds: AtomicBool,
+}
+
+impl FakeIntake {
+    fn holding(&self) -> bool {
+        self.holds.load(Ordering::SeqCst)
+    }
 }
 
 impl Intake for FakeIntake {
     fn submit(&self, updates: Vec<NewUpdate>) -> Result<Pending, Failure> {
         if let Some(failure) = &*self.queue.lock().expect("lock") {
             return Err(failure.clone());
+        }
+        if let Some(held) = self.hold.lock().expect("lock").take() {
+            self.holds.store(true, Ordering::SeqCst);
+            let _ = held.recv_timeout(Duration::from_secs(20));
         }
         let mut taken = self.taken.lock().expect("lock");
         let mary = self.mary.lock().expect("lock");
@@ -56,7 +73,10 @@ impl Intake for FakeIntake {
     }
 }
 
-struct FakeBoard(Mutex<Result<(), String>>);
+struct FakeBoard {
+    ready: Mutex<Result<(), String>>,
+    metrics: Mutex<String>,
+}
 
 impl Board for FakeBoard {
     fn status(&self) -> Status {
@@ -80,11 +100,22 @@ impl Board for FakeBoard {
     }
 
     fn ready(&self) -> Result<(), String> {
-        self.0.lock().expect("lock").clone()
+        self.ready.lock().expect("lock").clone()
     }
 
     fn metrics(&self) -> String {
-        "prism_next_seq 18\n".into()
+        self.metrics.lock().expect("lock").clone()
+    }
+}
+
+/// As in the file `http.token`.
+const TOKEN: &str = "correct-horse-battery";
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::yield_now();
     }
 }
 
@@ -119,18 +150,29 @@ params = ["text", "int"]
 kind = "delta"
 "#;
 
+fn access(token: Option<&str>) -> Access {
+    Access {
+        token: token.map(|token| Token::new(token).expect("a strong token").digest()),
+        tls: None,
+    }
+}
+
 fn server_config(token: Option<&str>) -> (ServerConfig, Arc<FakeIntake>, Arc<FakeBoard>) {
     let config = Config::parse(CONFIG, Path::new("/prism.toml")).expect("config");
     let intake = Arc::new(FakeIntake::default());
-    let board = Arc::new(FakeBoard(Mutex::new(Ok(()))));
+    let board = Arc::new(FakeBoard {
+        ready: Mutex::new(Ok(())),
+        metrics: Mutex::new("prism_next_seq 18\n".into()),
+    });
     let server = ServerConfig {
         address: "127.0.0.1:0".parse().expect("address"),
         node: "NA1".into(),
         region: "NA".into(),
         await_timeout: Duration::from_secs(10),
-        token: token.map(str::to_owned),
+        access: access(token),
         max_update: 256 << 10,
         patience: Patience::default(),
+        crowd: Crowd::default(),
         binder: config.catalogue,
         intake: intake.clone(),
         board: board.clone(),
@@ -140,6 +182,10 @@ fn server_config(token: Option<&str>) -> (ServerConfig, Arc<FakeIntake>, Arc<Fak
 
 fn start(token: Option<&str>) -> Node {
     let (config, intake, board) = server_config(token);
+    run(config, intake, board)
+}
+
+fn run(config: ServerConfig, intake: Arc<FakeIntake>, board: Arc<FakeBoard>) -> Node {
     let server = Server::start(config).expect("server");
     Node {
         address: server.address(),

@@ -35,8 +35,17 @@ fn one_update_is_committed_and_its_id_given_back() {
 fn bad_requests_are_explained_and_reach_nobody() {
     let node = start(None);
     let deep = format!(
-        r#"{{"statement":"add_kills","params":[{}]}}"#,
-        "[".repeat(100_000)
+        r#"{{"statement":"add_kills","params":[{}{}]}}"#,
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
+    let open = format!(
+        r#"{{"statement":"add_kills","params":[{}"#,
+        "[".repeat(1_000_000)
+    );
+    let many = format!(
+        r#"{{"statement":"add_kills","params":[{}0]}}"#,
+        "0,".repeat(1_000_000)
     );
     let cases: &[(&[u8], &str, &str)] = &[
         (b"", "bad_json", "EOF"),
@@ -45,6 +54,33 @@ fn bad_requests_are_explained_and_reach_nobody() {
         (b"null", "bad_json", "invalid type: null"),
         (b"[{}", "bad_json", "EOF"),
         (deep.as_bytes(), "bad_json", "recursion limit"),
+        (open.as_bytes(), "bad_json", "EOF"),
+        (many.as_bytes(), "bad_params", "more than 64 parameters"),
+        (
+            br#"{"statement":"add_kills","params":["a\ud800",1]}"#,
+            "bad_json",
+            "hex escape",
+        ),
+        (
+            b"{\"statement\":\"add_kills\",\"params\":[\"a\xff\",1]}",
+            "bad_json",
+            "",
+        ),
+        (
+            b"{\"statement\":\"add_kills\",\"params\":[\"a\0\",1]}",
+            "bad_json",
+            "control character",
+        ),
+        (
+            br#"{"statement":"add_kills","params":["a",NaN]}"#,
+            "bad_json",
+            "expected value",
+        ),
+        (
+            br#"{"statement":"add_kills","params":["a",1e400]}"#,
+            "bad_params",
+            "parameter 2",
+        ),
         (
             br#"{"statement":"add_kills","parms":["steve",1]}"#,
             "bad_json",
@@ -114,6 +150,29 @@ fn bad_requests_are_explained_and_reach_nobody() {
         assert_eq!(reply.code(), *code, "{shown}: {}", reply.body);
         assert!(reply.message().contains(says), "{shown}: {}", reply.body);
     }
+    assert!(node.taken().is_empty());
+}
+
+#[test]
+fn a_parameter_that_would_swell_in_memory_is_refused_before_it_does() {
+    let node = start(None);
+    let body = format!(
+        r#"{{"statement":"add_kills","params":[[{}0],1]}}"#,
+        "0,".repeat(500_000)
+    );
+    for body in [body.clone(), format!("[{body}]")] {
+        let reply = node.post(body);
+        let json = reply.json();
+        let error = if reply.status == 207 {
+            &json[0]["error"]
+        } else {
+            assert_eq!(reply.status, 413);
+            &json["error"]
+        };
+        assert_eq!(error["code"], "too_large", "{json}");
+    }
+    let reply = node.post(format!("[{}0]", "0,".repeat(1_000_000)));
+    assert_eq!((reply.status, reply.code().as_str()), (413, "too_many"));
     assert!(node.taken().is_empty());
 }
 
@@ -370,7 +429,7 @@ fn status_metrics_and_probes_answer() {
     assert_eq!(metrics.body, "prism_next_seq 18\n");
     assert_eq!(node.get("/healthz").status, 200);
     assert_eq!(node.get("/readyz").status, 200);
-    *node.board.0.lock().expect("lock") = Err("no database".into());
+    *node.board.ready.lock().expect("lock") = Err("no database".into());
     let reply = node.get("/readyz");
     assert_eq!((reply.status, reply.code().as_str()), (503, "not_ready"));
     assert_eq!(reply.message(), "no database");
