@@ -487,6 +487,52 @@ pub fn an_unknown_statement_waits<B: Backend>(world: &World<B>) {
     assert_eq!((outcome.executed, outcome.rejected.len()), (1, 0));
 }
 
+/// A node of the stream's region that lies, or whose memory is damaged.
+pub fn bytes_that_are_no_update_wait_and_say_so<B: Backend>(world: &World<B>) {
+    world.submit(&world.na, &[world.kills(1), world.kills(2), world.kills(4)]);
+    let good = world.outbox(&world.na);
+    let middle = good[1].1.clone();
+    let epoch = world.epoch(&world.na);
+    let change = |with: &dyn Fn(&mut Update)| {
+        let mut update = Update::decode(&middle).expect("update");
+        with(&mut update);
+        update.encode()
+    };
+    let hostile = [
+        Vec::new(),
+        vec![0xFF; 300],
+        middle[..middle.len() - 1].to_vec(),
+        [middle.as_slice(), &[0]].concat(),
+        change(&|u| u.params[1] = Value::Float(f64::NAN)),
+        change(&|u| u.params[0] = text("a\0b")),
+        change(&|u| u.params[1] = Value::Timestamp(i64::MAX)),
+        change(&|u| u.params[1] = Value::Json("\"\\u0000\"".into())),
+        change(&|u| u.params[1] = Value::Json("1e99999".into())),
+        change(&|u| u.params[1] = Value::Decimal("1e1000000000".into())),
+        change(&|u| u.params[1] = Value::Decimal("NaN".into())),
+        change(&|u| u.params.clear()),
+        change(&|u| u.params = vec![Value::Null; 10_000]),
+        change(&|u| u.hlc = prism_db::Hlc(i64::MAX as u64)),
+        change(&|u| u.hlc = prism_db::Hlc(u64::MAX)),
+    ];
+    for bytes in hostile {
+        let mut updates = good.clone();
+        updates[1].1 = bytes;
+        let outcome = world
+            .applier()
+            .apply(&mut *world.eu.open(), "NA", epoch, &updates);
+        let wait = outcome.wait.expect("parked");
+        assert_eq!((wait.cause, wait.seq), (ApplyCause::Parked, Some(Seq(2))));
+        assert!(!wait.remedy.is_empty() && !wait.detail.is_empty());
+        assert_eq!(world.kills_at(&world.eu), 1);
+    }
+    // Its own updates go on: no number in it has moved the region's clock to the end.
+    world.submit(&world.eu, &[world.append("x")]);
+    // The true one is taken as if nothing had been.
+    assert_eq!(world.ship(&world.na, &world.eu).wait, None);
+    assert_eq!(world.kills_at(&world.eu), 7);
+}
+
 pub fn an_older_version_of_a_statement_is_still_applied<B: Backend>(world: &World<B>) {
     use prism_db::catalogue::Catalogue;
     world.submit(&world.na, &[world.append("1")]);

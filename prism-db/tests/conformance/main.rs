@@ -6,6 +6,8 @@
 
 mod flaky;
 #[cfg(unix)]
+mod mixed;
+#[cfg(unix)]
 mod postgres;
 mod sqlite;
 mod world;
@@ -44,6 +46,7 @@ macro_rules! suite {
                     a_lock_is_waited_for_and_nothing_is_rejected,
                     interleaved_statements_run_in_seq_order,
                     an_unknown_statement_waits,
+                    bytes_that_are_no_update_wait_and_say_so,
                     an_older_version_of_a_statement_is_still_applied,
                     an_ambiguous_commit_is_looked_up,
                     malformed_bytes_park_the_stream_behind_what_is_good,
@@ -132,6 +135,7 @@ macro_rules! suite {
                 types: [
                     every_type_arrives_as_it_left,
                     hostile_texts_are_data,
+                    whatever_is_taken_arrives_exactly,
                 ],
                 undo: [
                     an_update_is_undone_once_in_every_region_that_has_it,
@@ -159,3 +163,17 @@ macro_rules! suite {
 suite!(on_sqlite, crate::sqlite::Sqlite::start());
 #[cfg(unix)]
 suite!(on_postgres, crate::postgres::Postgres::start());
+
+/// Between backends only what crosses from one to the other is of interest.
+#[cfg(unix)]
+mod on_both {
+    suite!(@cases crate::mixed::Mixed::start(),
+        types: [
+            hostile_texts_are_data,
+            whatever_is_taken_arrives_exactly,
+        ],
+        apply: [
+            bytes_that_are_no_update_wait_and_say_so,
+        ],
+    );
+}

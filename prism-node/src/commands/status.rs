@@ -222,7 +222,7 @@ mod tests {
                 "NA2".to_owned(),
                 Err(ClientError::Unreachable {
                     node: "NA2".into(),
-                    address: "127.0.0.1:8102".parse().expect("address"),
+                    url: "http://127.0.0.1:8102".into(),
                     reason: "connection refused".into(),
                     refused: true,
                 }),
