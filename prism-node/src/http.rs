@@ -34,7 +34,7 @@ use crate::status::Board;
 use accept::Host;
 use access::Door;
 
-pub use access::Access;
+pub use access::{Access, Entrance};
 pub use bind::{Binder, Unbound};
 pub use connections::Crowd;
 pub use error::ErrorBody;
@@ -189,12 +189,10 @@ impl Server {
         self.address
     }
 
-    /// From now on with that token and that certificate. Connections stay.
-    ///
-    /// # Errors
-    /// [`ServerError::NoToken`]: nothing has changed.
-    pub fn reload(&self, access: Access) -> Result<(), ServerError> {
-        self.door.change(access)
+    /// What a reload of the configuration changes.
+    #[must_use]
+    pub fn entrance(&self) -> Entrance {
+        Entrance(Arc::clone(&self.door))
     }
 
     /// Lets running requests finish for a moment, then stops.

@@ -3,15 +3,17 @@
 //! Whatever holds a secret here is overwritten with zeroes when it is dropped.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
+
+use crate::private_file::{self, PrivateFileError};
 
 /// A key file holds 44 characters and a line end; more than this is another file.
 const MAX_KEY_FILE: u64 = 1024;
@@ -36,14 +38,9 @@ pub enum KeyError {
     /// Keygen never overwrites.
     #[error("{} exists already and is not overwritten; move it away first if the node really needs a new key", .0.display())]
     Exists(PathBuf),
-    /// Other users can read it.
-    #[error("{} can be read by others (mode {mode:04o}); fix it with: chmod 600 {}", .path.display(), .path.display())]
-    Mode {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    /// It cannot be read, or others can.
+    #[error(transparent)]
+    File(PrivateFileError),
     /// A file with something else in it.
     #[error("{}: {source}", .path.display())]
     InFile {
@@ -141,23 +138,12 @@ impl SecretKey {
     /// # Errors
     /// [`KeyError`] names the file and the fix.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let file = open(path)?;
-        let io = |source| KeyError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(KeyError::Mode {
-                path: path.to_owned(),
-                mode,
-            });
-        }
-        // Large enough from the start: a vector that grows leaves copies behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE as usize + 1));
-        file.take(MAX_KEY_FILE)
-            .read_to_end(&mut bytes)
-            .map_err(io)?;
+        let bytes = private_file::read(path, MAX_KEY_FILE).map_err(|e| match e {
+            PrivateFileError::Io { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                KeyError::Missing(path)
+            }
+            other => KeyError::File(other),
+        })?;
         std::str::from_utf8(&bytes)
             .map_err(|_| KeyError::Malformed)
             .and_then(decode)
@@ -208,26 +194,6 @@ impl SecretKey {
     pub fn bytes(&self) -> &Zeroizing<[u8; 32]> {
         &self.0
     }
-}
-
-fn open(path: &Path) -> Result<File, KeyError> {
-    let io = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => KeyError::Missing(path.to_owned()),
-        _ => KeyError::Io {
-            path: path.to_owned(),
-            source,
-        },
-    };
-    // A directory opens without complaint and fails later with a puzzling message; a pipe waits for
-    // ever.
-    let kind = fs::metadata(path).map_err(io)?.file_type();
-    if kind.is_dir() {
-        return Err(io(io::ErrorKind::IsADirectory.into()));
-    }
-    if !kind.is_file() {
-        return Err(io(io::Error::other("not a regular file")));
-    }
-    File::open(path).map_err(io)
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ pub fn run(args: &NodeArgs) -> Result<(), CliError> {
     };
     tracing::info!(node = %node.name, http = %server.address(), "the HTTP API answers");
     let mut reloader = Reloader::new(Arc::clone(&config), &node.name);
+    reloader.add(server.entrance());
     reloader.add(runtime.reloadable(Arc::clone(&config), &node.name, &args.data_dir));
     let signal = loop {
         let mut ends = None;

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::ServerError;
+use crate::config::Config;
+use crate::reload::{Commit, Reloadable};
 use crate::token::TokenDigest;
 
 /// What a client needs, and what it is shown.
@@ -31,12 +33,6 @@ impl Door {
         })
     }
 
-    pub(super) fn change(&self, access: Access) -> Result<(), ServerError> {
-        check(self.address, &access)?;
-        *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
-        Ok(())
-    }
-
     pub(super) fn token(&self) -> Option<TokenDigest> {
         self.read().token
     }
@@ -50,6 +46,21 @@ impl Door {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+}
+
+/// The door of a running server: a reload of the configuration changes the token and the
+/// certificate. Connections stay.
+pub struct Entrance(pub(super) Arc<Door>);
+
+impl Reloadable for Entrance {
+    fn prepare(&self, config: &Config) -> Result<Commit, String> {
+        let access = config.http_access().map_err(|e| e.to_string())?;
+        check(self.0.address, &access).map_err(|e| e.to_string())?;
+        let door = Arc::clone(&self.0);
+        Ok(Box::new(move || {
+            *door.access.write().unwrap_or_else(PoisonError::into_inner) = access;
+        }))
     }
 }
 

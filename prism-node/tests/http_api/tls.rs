@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
 use prism_node::client::{Client, ClientError};
+use prism_node::reload::Reloadable;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use super::*;
@@ -39,11 +39,10 @@ impl Authority {
         self.write("http-tls.key", &key.serialize_pem(), 0o600);
     }
 
-    fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+    fn write(&self, name: &str, text: &str, mode: u32) {
         let path = self.dir.path().join(name);
         fs::write(&path, text).expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mode");
-        path
     }
 
     fn config(&self, address: Option<SocketAddr>) -> Config {
@@ -128,9 +127,16 @@ fn certificate_and_token_are_changed_while_it_runs() {
     authority.write("http.token", "another-token-altogether", 0o600);
     assert!(authority.ask(&node).is_err(), "the server has the old one");
     authority.renew(&["127.0.0.1"]);
-    server
-        .reload(authority.config(None).http_access().expect("usable files"))
-        .expect("reloaded");
+    // Everything is read first: what cannot be used changes nothing.
+    let entrance = server.entrance();
+    authority.write("http.token", "another-token-altogether", 0o644);
+    assert!(entrance.prepare(&authority.config(None)).is_err());
+    authority.write("http.token", "another-token-altogether", 0o600);
+    let Ok(commit) = entrance.prepare(&authority.config(None)) else {
+        panic!("usable files");
+    };
+    assert!(authority.ask(&node).is_err(), "only prepared");
+    commit();
     assert!(authority.ask(&node).is_ok());
     authority.write("http.token", TOKEN, 0o600);
     let e = authority.ask(&node).expect_err("the old token");
