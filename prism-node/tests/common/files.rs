@@ -56,6 +56,15 @@ impl Files {
 
     /// The same; other regions cannot reach the database of `no_direct`.
     pub fn plan(regions: &[(&str, usize)], toml: &str, no_direct: Option<&str>) -> Self {
+        Self::make(regions, toml, no_direct, true)
+    }
+
+    /// The same without any keys.
+    pub fn keyless(regions: &[(&str, usize)]) -> Self {
+        Self::make(regions, "", None, false)
+    }
+
+    fn make(regions: &[(&str, usize)], toml: &str, no_direct: Option<&str>, sealed: bool) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("prism-test-")
             .tempdir()
@@ -77,7 +86,7 @@ impl Files {
             regions: specs,
             toml: format!("{toml}\n{STATEMENTS}"),
             seed: 7,
-            sealed: true,
+            sealed,
         };
         let cluster = LocalCluster::new(Path::new(PRISM), dir.path(), &spec).expect("a cluster");
         cluster.prism(&["migrate"]).expect("migrate");
@@ -175,6 +184,33 @@ impl Files {
     pub fn alarm(&self, node: &str, name: &str) -> Option<Alarm> {
         let status = self.status(node);
         status.alarms.into_iter().find(|a| a.name == name)
+    }
+
+    /// A sample of `/metrics`, by its name with labels; 0 if it is not there.
+    pub fn metric(&self, node: &str, name: &str) -> f64 {
+        let node = self.cluster.node(node);
+        let (_, text) = self.cluster.get(node, "/metrics").expect("metrics");
+        let line = text.lines().find_map(|l| l.strip_prefix(name));
+        line.map_or(0.0, |value| value.trim().parse().expect("a number"))
+    }
+
+    pub fn log(&self, node: &str) -> String {
+        let node = self.cluster.node(node);
+        std::fs::read_to_string(&self.cluster.nodes[node].log).unwrap_or_default()
+    }
+
+    /// The text of `prism.toml`.
+    pub fn toml(&self) -> String {
+        std::fs::read_to_string(&self.cluster.config).expect("prism.toml")
+    }
+
+    pub fn write_toml(&self, text: &str) {
+        std::fs::write(&self.cluster.config, text).expect("written");
+    }
+
+    /// Where `prism.toml` and the data directories are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Both directions between two nodes.
