@@ -225,7 +225,6 @@ fn keys_are_exchanged_while_updates_flow_and_no_session_is_lost() {
     }
     converges(&a, &b);
     let figures = a.snapshot();
-    assert_eq!(figures.lanes[1].failovers, 0, "{figures:?}");
     assert_eq!((figures.peers[1].stale, figures.peers[1].twin), (0, 0));
 }
 

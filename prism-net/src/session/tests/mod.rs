@@ -5,6 +5,7 @@ mod cookies;
 mod keys;
 mod life;
 mod rekey;
+mod vectors;
 
 use std::net::SocketAddr;
 use std::time::Duration;
