@@ -381,3 +381,78 @@ fn the_same_identity_twice_is_an_alarm() {
             .is_some_and(|a| a.detail.contains("NA1") && a.remedy.contains("docs/security.md"))
     });
 }
+
+/// EU1 runs with a configuration that makes it a node of NA: each of the two says what the other knows
+/// it has no right to say.
+#[test]
+fn a_node_that_speaks_for_another_region_is_shut_out() {
+    let mut w = pair();
+    let text = w.toml();
+    let (before, eu1) = text
+        .split_once("[[region.node]]\nname = \"EU1\"")
+        .expect("EU1");
+    let key = format!("public_key = \"{}\"\n", public_key(&w, "EU1"));
+    let (eu1, after) = eu1.split_once(&key).expect("its key");
+    let eu1 = format!("[[region.node]]\nname = \"EU1\"{eu1}{key}");
+    let nobody = format!(
+        "[[region.node]]\nname = \"EU9\"\nudp = \"127.0.0.1:9\"\nhttp = \"127.0.0.1:10\"\npublic_key = \"{}\"\n",
+        keygen(&w.dir().join("nobody.key"))
+    );
+    let (na, eu) = before
+        .split_once("\n[[region]]\nname = \"EU\"")
+        .expect("EU");
+    let wrong = format!("{na}{eu1}\n[[region]]\nname = \"EU\"{eu}{nobody}{after}");
+    let rogue = w.dir().join("rogue.toml");
+    fs::write(&rogue, wrong).expect("written");
+
+    w.start(&["NA1"]);
+    w.submit("NA1", &[kills("steve", 1)]);
+    w.cluster.config = rogue;
+    w.start(&["EU1"]);
+    w.wait("a violation is told", || {
+        [("NA1", "EU1"), ("EU1", "NA1")]
+            .iter()
+            .any(|(node, other)| {
+                w.alarm(node, "violation")
+                    .is_some_and(|a| a.detail.contains(other))
+                    && w.metric(
+                        node,
+                        &format!("prism_peer_violations_total{{node=\"{other}\"}}"),
+                    ) > 0.0
+            })
+    });
+    w.wait("its handshakes are dropped", || {
+        let dropped = "prism_datagrams_dropped_total{reason=\"shut_out\"}";
+        w.metric("NA1", dropped) + w.metric("EU1", dropped) > 0.0
+    });
+    assert_eq!(
+        w.kills(&["EU"], "steve"),
+        ["0"],
+        "nothing was written there"
+    );
+}
+
+/// It was started far in the future, and nothing tells it so any more.
+#[test]
+fn a_node_that_has_lost_its_counter_of_starts_is_named() {
+    let mut w = pair();
+    let boot = w.cluster.nodes[w.cluster.node("NA1")].data.join("boot");
+    fs::write(&boot, "9000000000000000000\n").expect("written");
+    w.start(&["NA1", "EU1"]);
+    w.submit("NA1", &[kills("steve", 1)]);
+    w.wait_acked("NA1", "EU");
+    w.kill("NA1");
+    fs::remove_file(&boot).expect("removed");
+    w.start(&["NA1"]);
+    w.submit("NA1", &[kills("steve", 1)]);
+    w.wait("EU1 names it", || {
+        w.alarm("EU1", "handshake-stale")
+            .is_some_and(|a| a.detail.contains("NA1") && a.remedy.contains("boot"))
+    });
+    assert_eq!(w.kills(&["EU"], "steve"), ["1"]);
+    // As the remedy says.
+    w.kill("EU1");
+    w.start(&["EU1"]);
+    w.wait_acked("NA1", "EU");
+    assert_eq!(w.kills(&["EU"], "steve"), ["2"]);
+}

@@ -41,7 +41,8 @@ fn twins(state: &mut State, node: &str, before: &PeerInfo, now: &PeerInfo) {
             ),
             "either somebody replays recorded packets, which does no harm; or the node has lost the \
              file `boot` of its data directory (an old copy was restored?) and its clock is wrong: \
-             set the clock and start the node again",
+             set the clock and start that node again; if that does not help, start this one again, \
+             which remembers earlier handshakes only while it runs",
         );
     }
 }
