@@ -11,6 +11,7 @@ use prism_proto::{ApplyCause, Epoch, Position, RefusalClass, RegionKey, Seq};
 use crate::catalogue::{Catalogue, OnReject};
 use crate::{
     ApplyItem, ApplyReport, ApplyRequest, Database, DbError, Drift, ErrorClass, ItemAction, Update,
+    UpdateError,
 };
 
 /// An update that this call has recorded in the table `rejected` instead of executing it.
@@ -163,7 +164,10 @@ impl Applier {
             let update = match Update::decode(bytes.as_ref()) {
                 Ok(update) => update,
                 Err(error) => {
-                    let remedy = "run the same version of Prism on every node";
+                    let remedy = match error {
+                        UpdateError::Version(_) => "run the same version of Prism on every node",
+                        UpdateError::Malformed => DAMAGED,
+                    };
                     return (items, Some((stop(error.to_string(), remedy), None)));
                 }
             };
@@ -477,6 +481,7 @@ impl Applier {
 
 const OPERATOR: &str = "create what is missing (table, column, function) or grant the right; the stream goes on by itself";
 const SKIP: &str = "correct the catalogue, or go past the update with prism skip";
+const DAMAGED: &str = "a node of that region sends what is no update: find out which, stop it or take its key out of the configuration, then restart this node, which asks for the update again";
 const FORK: &str = "one of the two databases was restored or copied: rebuild it with prism adopt";
 const LEDGER: &str = "the ledger itself refuses the write: check the schema prism with prism check";
 

@@ -494,3 +494,64 @@ fn unreadable_files_are_named() {
     let e = Config::load(&huge).expect_err("huge").to_string();
     assert!(e.contains("larger than 4MiB"), "{e}");
 }
+
+/// Every bound of the file is met by a file that is larger than it; each is said, and quickly.
+#[test]
+fn files_that_would_swell_or_nest_without_end_are_refused() {
+    let path = Path::new("/etc/prism.toml");
+    let many = |n: usize, text: &dyn Fn(usize) -> String| (0..n).map(text).collect::<String>();
+    let nodes = many(10_000, &|i| {
+        format!("[[region.node]]\nname = \"n{i}\"\nudp = \"127.0.0.1:1\"\nhttp = \"127.0.0.1:2\"\n")
+    });
+    let hostile = [
+        ("arrays", format!("x = {}", "[".repeat(200_000))),
+        (
+            "closed arrays",
+            format!("x = {}{}", "[".repeat(100_000), "]".repeat(100_000)),
+        ),
+        ("inline tables", format!("x = {}", "{a=".repeat(100_000))),
+        ("dotted keys", format!("{}a = 1", "a.".repeat(200_000))),
+        ("headers", format!("[{}a]", "a.".repeat(200_000))),
+        ("array headers", format!("[[{}a]]", "a.".repeat(200_000))),
+        (
+            "headers, a little",
+            format!("[{}a]\nb = \"${{X}}\"", "a.".repeat(70)),
+        ),
+        ("nodes", format!("[[region]]\nname = \"NA\"\n{nodes}")),
+        ("regions", "[[region]]\n".repeat(20_000)),
+        ("statements", "[[statement]]\n".repeat(100_000)),
+        ("unknown keys", many(30_000, &|i| format!("k{i} = 1\n"))),
+        (
+            "variables",
+            format!("cluster = \"{}\"", "${BIG}".repeat(100_000)),
+        ),
+        (
+            "small variables",
+            "[[statement]]\nsql = \"${BIG}${BIG}\"\n".repeat(10_000),
+        ),
+        ("a long key", format!("{} = 1", "k".repeat(600_000))),
+        (
+            "a long string",
+            format!("cluster = \"{}\"", "k".repeat(600_000)),
+        ),
+        (
+            "a long number",
+            format!("cluster = {}", "9".repeat(600_000)),
+        ),
+    ];
+    let big = "x".repeat(1 << 16);
+    let env = |name: &str| (name == "BIG").then(|| big.clone());
+    for (what, text) in hostile {
+        let started = std::time::Instant::now();
+        let e = Config::parse_with(&text, path, &env).expect_err(what);
+        assert!(e.problems.len() <= 50, "{what}");
+        let said = e.to_string();
+        assert!(said.len() < 100_000, "{what}: {} bytes", said.len());
+        // Quadratic work on such a file would take hours.
+        assert!(
+            started.elapsed().as_secs() < 60,
+            "{what}: {:?}",
+            started.elapsed()
+        );
+    }
+}

@@ -40,7 +40,8 @@ pub(super) fn build(
     }
     let span = tree.span();
     let mut tree = Spanned::new(span.clone(), DeValue::Table(tree.into_inner()));
-    expand_strings(&mut tree, env, &problems);
+    let mut room = usize::try_from(super::MAX_FILE).unwrap_or(usize::MAX);
+    expand_strings(&mut tree, env, &mut room, &problems);
     let DeValue::Table(table) = tree.into_inner() else {
         unreachable!("made from a table above");
     };
@@ -237,7 +238,10 @@ impl Builder<'_> {
                 "add a [[region.node]] with name, udp and http behind it",
             );
         }
-        for node in nodes {
+        // One more than may be: it is counted, and the rest not looked at (each costs a walk through
+        // the file for its line).
+        let room = (MAX_NODES + 1).saturating_sub(self.nodes.len());
+        for node in nodes.into_iter().take(room) {
             self.node(node, id);
         }
         section.finish();

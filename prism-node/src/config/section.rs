@@ -225,15 +225,16 @@ pub(super) fn shorten(text: &str) -> String {
     out
 }
 
-/// Expands `${VAR}` in every string of the tree.
+/// Expands `${VAR}` in every string of the tree. The parser bounds the depth of the tree (80).
 pub(super) fn expand_strings(
     value: &mut Spanned<DeValue<'_>>,
     env: &dyn Fn(&str) -> Option<String>,
+    room: &mut usize,
     problems: &Problems,
 ) {
     let span = value.span();
     match value.get_mut() {
-        DeValue::String(text) => match expand(text, env) {
+        DeValue::String(text) => match expand(text, env, room) {
             Ok(None) => {}
             Ok(Some(new)) => *text = new.into(),
             Err(ExpandError::Open) => problems.at(
@@ -249,6 +250,11 @@ pub(super) fn expand_strings(
                 ),
                 "write ${NAME} with letters, digits and _; SQL parameters have no braces ($1)",
             ),
+            Err(ExpandError::TooLong) => problems.at(
+                &span,
+                "the environment variables in this file are too long",
+                "look at what the variable contains; all together have less than the largest file",
+            ),
             Err(ExpandError::Unset(name)) => problems.at(
                 &span,
                 format!("the environment variable {} is not set", shorten(&name)),
@@ -260,12 +266,12 @@ pub(super) fn expand_strings(
         },
         DeValue::Array(array) => {
             for element in array.iter_mut() {
-                expand_strings(element, env, problems);
+                expand_strings(element, env, room, problems);
             }
         }
         DeValue::Table(table) => {
             for (_, element) in table.iter_mut() {
-                expand_strings(element, env, problems);
+                expand_strings(element, env, room, problems);
             }
         }
         _ => {}

@@ -3,6 +3,10 @@
 use prism_db::Value;
 use prism_db::catalogue::Catalogue;
 
+/// Names among which the likeliest are sought: a request of a thousand mistyped names must not cost
+/// seconds.
+const SOUGHT: usize = 200;
+
 /// Names shown to somebody who asked for one that is not there.
 const SHOWN: usize = 10;
 
@@ -50,9 +54,13 @@ impl Binder for Catalogue {
 fn unknown(catalogue: &Catalogue, name: &str) -> String {
     let shown: String = name.chars().take(80).collect();
     // The likeliest first: somebody mistyped.
-    let mut names: Vec<_> = catalogue.iter().map(|s| s.name()).collect();
-    names.sort_by(|a, b| strsim::jaro(b, &shown).total_cmp(&strsim::jaro(a, &shown)));
-    let more = names.len().saturating_sub(SHOWN);
+    let names = catalogue.iter().take(SOUGHT).map(|s| s.name());
+    let mut names: Vec<_> = names
+        .map(|name| (strsim::jaro(name, &shown), name))
+        .collect();
+    names.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut names: Vec<_> = names.into_iter().map(|(_, name)| name).collect();
+    let more = catalogue.iter().count().saturating_sub(SHOWN);
     names.truncate(SHOWN);
     let known = match (names.as_slice(), more) {
         ([], _) => "has no [[statement]]".to_owned(),
