@@ -6,6 +6,7 @@
 mod accept;
 mod access;
 mod at_most;
+mod bare;
 mod bind;
 mod connections;
 mod error;
@@ -35,6 +36,8 @@ use accept::Host;
 use access::Door;
 
 pub use access::{Access, Entrance};
+#[doc(hidden)]
+pub use bare::BareHttp;
 pub use bind::{Binder, Unbound};
 pub use connections::Crowd;
 pub use error::ErrorBody;

@@ -16,6 +16,8 @@ pub mod client;
 mod commands;
 pub mod config;
 pub mod demo;
+#[doc(hidden)]
+pub mod hooks;
 pub mod http;
 pub mod intake;
 pub mod keys;

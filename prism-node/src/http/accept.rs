@@ -91,7 +91,7 @@ impl Host {
         }
     }
 
-    async fn requests<S>(&self, stream: S, place: &Place, watcher: Watcher)
+    pub(super) async fn requests<S>(&self, stream: S, place: &Place, watcher: Watcher)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

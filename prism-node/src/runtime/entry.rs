@@ -8,7 +8,7 @@ const VERSION: u8 = 1;
 
 /// One update as it was accepted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Name of its statement, for people.
     pub(super) name: String,
     /// The version of the statement that its caller meant.
@@ -32,7 +32,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         // The standard flavour of postcard fails only where serde's derive would: never here.
         let body = postcard::to_stdvec(self).unwrap_or_default();
         let mut bytes = Vec::with_capacity(body.len() + 1);
@@ -42,7 +42,7 @@ impl Entry {
     }
 
     /// `None`: written by a newer version, or not by Prism.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (&VERSION, body) = bytes.split_first()? else {
             return None;
         };

@@ -57,6 +57,7 @@ use alarms::name;
 
 pub(crate) use board::{Counters, JournalFigures};
 pub use drain::DrainReport;
+pub(crate) use entry::Entry;
 pub use spool::SpoolError;
 pub use start::StartError;
 
