@@ -1,21 +1,2 @@
-//! Any bytes as a datagram's plaintext: refused or understood; what is understood is written again
-//! byte for byte the same length or shorter, and means the same.
 #![no_main]
-
-use libfuzzer_sys::fuzz_target;
-use prism_proto::wire::{self, MAX_HEADER, Writer};
-
-fuzz_target!(|bytes: &[u8]| {
-    let Ok((header, frames)) = wire::decode(bytes) else {
-        return;
-    };
-    let mut buffer = vec![0; bytes.len() + MAX_HEADER];
-    let mut writer = Writer::new(&mut buffer, header).expect("there is room");
-    for frame in frames.clone() {
-        assert!(writer.push(&frame), "canonical encoding is never longer");
-    }
-    let len = writer.written();
-    let (again, frames_again) = wire::decode(&buffer[..len]).expect("own writing is readable");
-    assert_eq!(header, again);
-    assert!(frames.eq(frames_again));
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prism_fuzz::wire_decode::run(bytes));
