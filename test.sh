@@ -58,8 +58,14 @@ step "prism-proto links without std"
 step "tests"
 cargo test --workspace --locked
 
-step "fuzz targets compile"
-cargo check --manifest-path fuzz/Cargo.toml --locked
+step "every decoder has a fuzz target"
+./.ci/decoders
+
+step "fuzz targets compile (what they found before was replayed with the tests)"
+cargo check -p prism-fuzz --features libfuzzer --bins --locked
+
+step "dependencies: licences, sources, known vulnerabilities"
+./.ci/deny
 
 step "the core in somebody else's loop"
 cargo run --release --locked -p prism-net --example own_loop
