@@ -56,17 +56,14 @@ fn who_works_stays_and_who_only_knocks_goes() {
         per_address: 4,
     };
     let node = patient(crowd, Patience::default());
-    // An update that waits for its answer, on a connection older than all others.
-    let (release, held) = std::sync::mpsc::channel();
+    // A request that waits for its answer, on a connection older than all others.
+    let (release, held) = oneshot::channel();
     *node.intake.hold.lock().expect("lock") = Some(held);
-    let body = br#"{"statement":"add_kills","params":["steve",1]}"#;
     let mut working = TcpStream::connect(node.address).expect("connect");
     let request = format!(
-        "POST /v1/updates HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
+        "GET /v1/updates/11111111-2222-4333-8444-555555555555 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n\r\n"
     );
     working.write_all(request.as_bytes()).expect("write");
-    working.write_all(body).expect("write");
     wait_until("it has begun", || node.intake.holding());
     // Strangers, with a wrong token, and without a word.
     let mut strangers = Vec::new();
@@ -79,10 +76,13 @@ fn who_works_stays_and_who_only_knocks_goes() {
         }
         strangers.push(stream);
     }
-    release.send(()).expect("held");
+    for stream in strangers.iter_mut().take(15) {
+        assert!(closed(stream));
+    }
+    release.send(Ok(Found::Unknown)).expect("held");
     let mut answer = String::new();
     working.read_to_string(&mut answer).expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
 }
 
 #[test]
