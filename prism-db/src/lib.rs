@@ -38,7 +38,7 @@ pub use records::{
     HeldConflict, HeldState, HeldWrite, NodeRow, OutboxFigures, RefusalRow, Repeat, RequestRow,
     RequestState, Retried, UndoReason, Undone, wins,
 };
-pub use request::{body_digest, generated_uuid};
+pub use request::{body_digest, generated_uuid, new_request_id};
 pub use update::{Digest, Hlc, MAX_UPDATE, Update, UpdateError};
 pub use url::{DatabaseUrl, UrlError};
 pub use value::{ParamType, Value, ValueError};

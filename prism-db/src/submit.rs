@@ -95,7 +95,7 @@ type Answer = Result<Committed, SubmitError>;
 
 fn identified(mut submission: Submission) -> Submission {
     if submission.request_id.is_none() {
-        submission.request_id = Some(uuid::Uuid::new_v4().into_bytes());
+        submission.request_id = Some(crate::new_request_id());
     }
     submission
 }

@@ -76,9 +76,7 @@ impl PgDatabase {
         limit: Duration,
     ) -> Result<HeldWrite, DbError> {
         let mut submission = submission.clone();
-        let id = submission
-            .request_id
-            .unwrap_or_else(|| uuid::Uuid::new_v4().into_bytes());
+        let id = submission.request_id.unwrap_or_else(crate::new_request_id);
         submission.request_id = Some(id);
         let submissions = [submission.clone()];
         let batch = self.batch(&submissions)?;

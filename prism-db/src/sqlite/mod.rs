@@ -331,8 +331,9 @@ impl Database for Sqlite {
         limit: Duration,
     ) -> Result<HeldWrite, DbError> {
         let mut submission = submission.clone();
-        let new = || uuid::Uuid::new_v4().into_bytes();
-        submission.request_id.get_or_insert_with(new);
+        submission
+            .request_id
+            .get_or_insert_with(crate::new_request_id);
         self.number(|own| held::try_out(own, submission, limit).map(End::Rollback))
     }
 

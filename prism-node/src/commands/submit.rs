@@ -32,7 +32,9 @@ pub fn run(args: &SubmitArgs) -> Result<(), CliError> {
         .http_credentials()
         .map_err(|e| CliError::Usage(e.to_string()))?;
     // The id is made here, so that it can be named even if the answer is lost.
-    let id = args.id.unwrap_or_else(Uuid::new_v4);
+    let id = args
+        .id
+        .unwrap_or_else(|| Uuid::from_bytes(prism_db::new_request_id()));
     let body = json!({
         "statement": args.statement,
         "params": params,

@@ -193,7 +193,9 @@ fn bad_json(e: &serde_json::Error) -> HttpError {
 }
 
 fn check(app: &App, body: Submitted<'_>) -> Result<NewUpdate, HttpError> {
-    let request_id = body.request_id.unwrap_or_else(Uuid::new_v4);
+    let request_id = body
+        .request_id
+        .unwrap_or_else(|| Uuid::from_bytes(prism_db::new_request_id()));
     let bad = |why: String| HttpError::bad_request("bad_params", why);
     let given = body
         .params

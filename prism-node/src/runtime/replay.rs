@@ -268,7 +268,7 @@ impl Replayer {
     ) -> Result<(), Stop> {
         let mut submission = entry.submission();
         if new_id {
-            submission.request_id = Some(uuid::Uuid::new_v4().into_bytes());
+            submission.request_id = Some(prism_db::new_request_id());
         }
         let recorded = self
             .database

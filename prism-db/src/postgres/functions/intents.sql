@@ -73,7 +73,7 @@ SET search_path = pg_catalog, pg_temp SET extra_float_digits = 1 AS $function$
 #variable_conflict use_column
 DECLARE
     v_name    text := $1;
-    v_request uuid := coalesce($3, gen_random_uuid());
+    v_request uuid := coalesce($3, prism.new_request_id());
     v_row     record;
     v_given   integer;
     v_wanted  integer;
