@@ -1,4 +1,5 @@
-//! Updates of 128 bytes between two regions on loopback, next to a QUIC stream in the same run.
+//! Updates of 128 bytes between two regions on loopback, next to a QUIC stream in the same run; with
+//! encryption (`sealed`) and without (`open`).
 //!
 //! - `endpoints`: two endpoints in one thread, datagrams handed over in memory: the work of the
 //!   core, the sessions and the payload handling of *both* sides, without the kernel.
@@ -21,7 +22,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use prism_net::{
     Batch, Command, Driver, Endpoint, EndpointConfig, Handle, Host, Limits, NodeAddress,
-    Protection, RegionInfo, Snapshot, Step,
+    Protection, RegionInfo, SessionKeys, Snapshot, Step,
 };
 use prism_proto::{
     Epoch, Event, Instant, NodeId, Notice, Position, Refusal, RegionId, Retry, Seq, Tag, Verdict,
@@ -34,12 +35,31 @@ const PER_WRITE: u64 = 64;
 /// Not acknowledged at any time: far more than a window, less than the payload cache.
 const AHEAD: u64 = 16_384;
 
-fn config(me: u16, addresses: [SocketAddr; 2]) -> EndpointConfig {
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Open,
+    Sealed,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Sealed => "sealed",
+        }
+    }
+}
+
+fn private(node: u16) -> [u8; 32] {
+    [node as u8 + 1; 32]
+}
+
+fn config(kind: Kind, me: u16, addresses: [SocketAddr; 2]) -> EndpointConfig {
     let node = |(i, udp)| NodeAddress {
         name: format!("R{i}-1"),
         region: RegionId(i),
         udp,
-        public_keys: Vec::new(),
+        public_keys: vec![prism_net::public_key(&private(i))],
     };
     EndpointConfig {
         me: NodeId(me),
@@ -54,7 +74,13 @@ fn config(me: u16, addresses: [SocketAddr; 2]) -> EndpointConfig {
         limits: Limits::default(),
         seed: 1 + u64::from(me),
         cluster: "bench".into(),
-        protection: Protection::Open,
+        protection: match kind {
+            Kind::Open => Protection::Open,
+            Kind::Sealed => Protection::Sealed(SessionKeys {
+                private: private(me).into(),
+                psk: [7; 32].into(),
+            }),
+        },
         boot: 1,
         catalogue: 0,
     }
@@ -187,8 +213,8 @@ struct Node {
 }
 
 impl Node {
-    fn start(me: u16, addresses: [SocketAddr; 2], bind: SocketAddr) -> Self {
-        let endpoint = Endpoint::new(&config(me, addresses)).expect("a good configuration");
+    fn start(kind: Kind, me: u16, addresses: [SocketAddr; 2], bind: SocketAddr) -> Self {
+        let endpoint = Endpoint::new(&config(kind, me, addresses)).expect("a good configuration");
         let (driver, handle) = Driver::bind(endpoint, bind, 256).expect("a free address");
         let (jobs, todo) = channel();
         let acked = Arc::new(AtomicU64::new(0));
@@ -313,18 +339,18 @@ impl Drop for Relay {
     }
 }
 
-fn drivers(c: &mut Criterion, lost: u64) {
+fn drivers(c: &mut Criterion, kind: Kind, lost: u64) {
     let at = free_addresses();
     let relay = (lost > 0).then(|| Relay::start(at, lost));
     let ends = relay.as_ref().map_or([at[1], at[0]], |relay| relay.ends);
-    let sender = Node::start(0, [at[0], ends[0]], at[0]);
-    let _receiver = Node::start(1, [ends[1], at[1]], at[1]);
+    let sender = Node::start(kind, 0, [at[0], ends[0]], at[0]);
+    let _receiver = Node::start(kind, 1, [ends[1], at[1]], at[1]);
     let mut next = 1;
     let mut group = c.benchmark_group("loopback_128B");
     group
         .throughput(Throughput::Elements(UPDATES))
         .sample_size(20);
-    group.bench_function(format!("drivers/loss_{lost}"), |b| {
+    group.bench_function(format!("drivers_{}/loss_{lost}", kind.name()), |b| {
         b.iter(|| {
             let end = next + UPDATES;
             while next < end {
@@ -376,11 +402,11 @@ impl Host for Inline {
     fn snapshot(&mut self, _: &Snapshot) {}
 }
 
-fn endpoints(c: &mut Criterion, lost: u64) {
+fn endpoints(c: &mut Criterion, kind: Kind, lost: u64) {
     let at = [7000, 7001].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let mut now = Instant::from_micros(0);
     let mut sides = [0, 1].map(|i| {
-        let mut endpoint = Endpoint::new(&config(i, at)).expect("a good configuration");
+        let mut endpoint = Endpoint::new(&config(kind, i, at)).expect("a good configuration");
         endpoint.handle_command(now, held(i));
         (endpoint, Inline::default())
     });
@@ -393,7 +419,7 @@ fn endpoints(c: &mut Criterion, lost: u64) {
     group
         .throughput(Throughput::Elements(UPDATES))
         .sample_size(20);
-    group.bench_function(format!("endpoints/loss_{lost}"), |b| {
+    group.bench_function(format!("endpoints_{}/loss_{lost}", kind.name()), |b| {
         b.iter(|| {
             let end = next + UPDATES;
             while sides[0].1.acked < end - 1 {
@@ -432,18 +458,49 @@ fn endpoints(c: &mut Criterion, lost: u64) {
     group.finish();
 }
 
-/// One QUIC stream between two threads with a runtime each.
-fn quinn(c: &mut Criterion) {
+/// Both ends of a QUIC connection: with the ciphers that rustls prefers (AES-GCM, for which the
+/// processor has instructions), or with the one that our packets have.
+fn quic(chacha: bool) -> (quinn::ServerConfig, quinn::ClientConfig) {
+    use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+    use rustls::crypto::ring::{cipher_suite, default_provider};
+
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
     let certificate = certified.cert.der().clone();
     let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der())
         .expect("a key");
-    let server_config = quinn::ServerConfig::with_single_cert(vec![certificate.clone()], key)
-        .expect("a server configuration");
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate).expect("a certificate");
-    let client_config =
-        quinn::ClientConfig::with_root_certificates(Arc::new(roots)).expect("a client");
+    roots.add(certificate.clone()).expect("a certificate");
+    let mut provider = default_provider();
+    if chacha {
+        // QUIC's first packets need the second one (RFC 9001, 5.2).
+        provider.cipher_suites = vec![
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+        ];
+    }
+    let (provider, tls13) = (Arc::new(provider), [&rustls::version::TLS13]);
+    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&tls13)
+        .expect("TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("a server configuration");
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&tls13)
+        .expect("TLS 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let server = QuicServerConfig::try_from(server).expect("a server for QUIC");
+    let client = QuicClientConfig::try_from(client).expect("a client for QUIC");
+    (
+        quinn::ServerConfig::with_crypto(Arc::new(server)),
+        quinn::ClientConfig::new(Arc::new(client)),
+    )
+}
+
+/// One QUIC stream between two threads with a runtime each.
+fn quinn(c: &mut Criterion, chacha: bool) {
+    let (server_config, client_config) = quic(chacha);
     let read = Arc::new(AtomicU64::new(0));
     let (address_out, address_in) = channel();
     let counter = read.clone();
@@ -495,7 +552,8 @@ fn quinn(c: &mut Criterion) {
     group
         .throughput(Throughput::Elements(UPDATES))
         .sample_size(20);
-    group.bench_function("quinn/loss_0", |b| {
+    let name = if chacha { "quinn_chacha" } else { "quinn" };
+    group.bench_function(format!("{name}/loss_0"), |b| {
         b.iter(|| {
             let _ = orders.send(UPDATES);
             sent += UPDATES * PAYLOAD.len() as u64;
@@ -511,11 +569,17 @@ fn quinn(c: &mut Criterion) {
 }
 
 fn loopback(c: &mut Criterion) {
-    endpoints(c, 0);
-    endpoints(c, 5);
-    drivers(c, 0);
-    drivers(c, 5);
-    quinn(c);
+    for lost in [0, 5] {
+        endpoints(c, Kind::Open, lost);
+        endpoints(c, Kind::Sealed, lost);
+    }
+    // Next to each other, so that whatever else the machine does is the same for all of them.
+    drivers(c, Kind::Open, 0);
+    drivers(c, Kind::Sealed, 0);
+    quinn(c, false);
+    quinn(c, true);
+    drivers(c, Kind::Open, 5);
+    drivers(c, Kind::Sealed, 5);
 }
 
 criterion_group!(benches, loopback);
