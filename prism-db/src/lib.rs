@@ -32,8 +32,8 @@ pub use database::{
     MAX_LEASE, RegionRow, RejectedRow, Submission, Topology,
 };
 pub use error::{DbError, ErrorClass};
-pub use open::{Migrated, OpenOptions, migrate, open};
-pub use postgres::{abandoned_connections, submit_in};
+pub use open::{Migrated, OpenOptions, create_role, inspect_role, migrate, open};
+pub use postgres::{Granted, Inspection, abandoned_connections, role_script, submit_in};
 pub use records::{
     HeldConflict, HeldState, HeldWrite, NodeRow, OutboxFigures, RefusalRow, Repeat, RequestRow,
     RequestState, Retried, UndoReason, Undone, wins,

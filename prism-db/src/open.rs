@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalogue::Catalogue;
-use crate::{Database, DatabaseUrl, DbError, MAX_UPDATE, RegionRow, Topology};
+use crate::{Database, DatabaseUrl, DbError, Granted, Inspection, MAX_UPDATE, RegionRow, Topology};
 
 /// What a connection needs to know.
 #[derive(Debug, Clone)]
@@ -77,5 +77,35 @@ pub fn migrate(
     match url {
         DatabaseUrl::Sqlite(path) => crate::sqlite::migrate(path, topology, catalogue),
         DatabaseUrl::Postgres(url) => crate::postgres::migrate(url, topology, catalogue),
+    }
+}
+
+/// Makes a role that can run nodes and little else, if it is not there, and grants it what it lacks.
+/// The address is that of the schema's owner. `None`: SQLite, which has no roles.
+///
+/// # Errors
+/// [`DbError`].
+pub fn create_role(
+    url: &DatabaseUrl,
+    role: &str,
+    catalogue: &Catalogue,
+) -> Result<Option<Granted>, DbError> {
+    match url {
+        DatabaseUrl::Sqlite(_) => Ok(None),
+        DatabaseUrl::Postgres(url) => crate::postgres::create_role(url, role, catalogue).map(Some),
+    }
+}
+
+/// What the role of this address lacks for running a node, and what it has too much. `None`: SQLite.
+///
+/// # Errors
+/// [`DbError`].
+pub fn inspect_role(
+    url: &DatabaseUrl,
+    catalogue: &Catalogue,
+) -> Result<Option<Inspection>, DbError> {
+    match url {
+        DatabaseUrl::Sqlite(_) => Ok(None),
+        DatabaseUrl::Postgres(url) => crate::postgres::inspect_role(url, catalogue).map(Some),
     }
 }

@@ -56,6 +56,15 @@ impl DatabaseUrl {
             scheme: scheme.to_owned(),
         })
     }
+
+    /// The same database for another role. (A SQLite file has none.)
+    #[must_use]
+    pub fn with_login(&self, user: &str, password: Option<&str>) -> Self {
+        match self {
+            Self::Sqlite(path) => Self::Sqlite(path.clone()),
+            Self::Postgres(url) => Self::Postgres(crate::server::with_login(url, user, password)),
+        }
+    }
 }
 
 impl fmt::Display for DatabaseUrl {
@@ -118,5 +127,10 @@ mod tests {
         let url = parse("postgres://prism:secret@na.example:5432/na?password=x").expect("valid");
         assert_eq!(url.to_string(), "postgres://prism@na.example:5432/na");
         assert_eq!(format!("{url:?}"), url.to_string());
+        let DatabaseUrl::Postgres(owner) = url.with_login("a b", Some("p@/?")) else {
+            panic!("another scheme");
+        };
+        assert_eq!(owner, "postgres://a%20b:p%40%2F%3F@na.example:5432/na");
+        assert!(parse(&owner).is_ok());
     }
 }

@@ -33,7 +33,7 @@ fn a_role_without_grants_is_told_which() {
     let refused = db.region().unwrap_err();
     assert!(
         matches!(&refused, DbError::Sql { class: ErrorClass::Operator, sqlstate, message, .. }
-            if sqlstate == "42501" && message.contains("GRANT USAGE ON SCHEMA prism")),
+            if sqlstate == "42501" && message.contains("prism migrate --role NAME")),
         "{refused:?}"
     );
     let DatabaseUrl::Postgres(url) = &owner else {

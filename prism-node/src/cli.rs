@@ -162,6 +162,16 @@ pub struct MigrateArgs {
     /// Only this region's database
     #[arg(long, value_name = "NAME")]
     pub region: Option<String>,
+    /// Also make the PostgreSQL role NAME, with the grants that a node needs and no others
+    #[arg(long, value_name = "NAME")]
+    pub role: Option<String>,
+    /// Only print the SQL that makes the role; nothing is connected to
+    #[arg(long, requires = "role")]
+    pub print: bool,
+    /// Log in as this role (the owner) instead of the one in the configuration; its password is taken
+    /// from the environment variable PGPASSWORD
+    #[arg(long = "as", value_name = "USER", conflicts_with = "print")]
+    pub login: Option<String>,
 }
 
 /// `prism check`

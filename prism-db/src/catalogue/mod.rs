@@ -3,6 +3,7 @@
 //! Replaying must be deterministic and parameters are bound, never spliced; so what cannot be
 //! replayed is refused here, with the fix, and all errors at once.
 
+mod access;
 mod bind;
 mod check;
 mod sql;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use access::{Access, Privilege};
 pub use bind::BindError;
 pub use check::MAX_PARAMS;
 use check::check;
@@ -278,6 +280,23 @@ impl Catalogue {
     /// All, in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Statement>> {
         self.statements.iter()
+    }
+
+    /// What all statements need to be granted, as far as their texts tell.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        let mut access = Access::new();
+        for statement in &self.statements {
+            for (field, text) in statement.texts() {
+                let role = match field {
+                    "old" => sql::Role::Old,
+                    "undo" => sql::Role::Undo,
+                    _ => sql::Role::Write,
+                };
+                access::add(text, role, &mut access);
+            }
+        }
+        access
     }
 
     /// Hash of all statements, whatever their order: equal where the catalogues are.

@@ -111,7 +111,7 @@ pub(super) fn analyse(
 }
 
 /// PostgreSQL's grammar; where that fails, SQLite's (`INSERT OR IGNORE`).
-fn parse(text: &str, role: Role) -> Result<Statement, Problem> {
+pub(super) fn parse(text: &str, role: Role) -> Result<Statement, Problem> {
     let expected = match role {
         Role::Old => "write one SELECT",
         Role::Write | Role::Undo => "write one INSERT, UPDATE or DELETE",

@@ -2,8 +2,8 @@
 //! configuration, all in one transaction.
 //!
 //! The role needs CREATE on the database, which its owner has, and nothing else. Where another role
-//! runs the nodes, the owner grants it USAGE on the schema and SELECT, INSERT, UPDATE, DELETE on its
-//! tables (functions may be executed by everybody and run with the caller's rights).
+//! runs the nodes, [`super::role`] grants it what it needs (functions may be executed by everybody and
+//! run with the caller's rights, but for prism.submit).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use super::fault::{Fault, plain};
 use super::functions::{self, Branch};
 use super::link::Link;
 use super::read_region;
+use super::role;
 use super::session::{self, Deadlines, Session, check_name, column, too_new};
 use crate::catalogue::{Catalogue, Statement};
 use crate::{DbError, Migrated, ParamType, Topology, chain};
@@ -54,12 +55,8 @@ pub(crate) fn migrate(
     topology: &Topology,
     catalogue: &Catalogue,
 ) -> Result<Migrated, DbError> {
-    let address = session::address(url, DEADLINES)?;
-    let (link, ()) = Link::open(DEADLINES.connect, &Arc::default(), move || {
-        Ok((Session::connect(&address, DEADLINES)?, ()))
-    })?;
     let (topology, catalogue) = (topology.clone(), catalogue.clone());
-    link.run(DEADLINES.statement * 2, move |session, _| {
+    on_session(url, move |session| {
         session.begin()?;
         let migrated = run(session, &topology, &catalogue)?;
         session
@@ -68,11 +65,24 @@ pub(crate) fn migrate(
             .map_err(|e| plain(&e))?;
         Ok(migrated)
     })
-    .map_err(|late| DbError::Unreachable(format!("migration: {late:?}")))?
-    .map_err(|fault| match fault {
-        Fault::Db(error) | Fault::Replan(error) => explain(error),
-        Fault::Stale => DbError::Unreachable("the server closed the connection".to_owned()),
-    })
+    .map_err(explain)
+}
+
+/// Runs `f` on a connection of its own.
+pub(super) fn on_session<R: Send + 'static>(
+    url: &str,
+    f: impl FnOnce(&mut Session) -> Result<R, Fault> + Send + 'static,
+) -> Result<R, DbError> {
+    let address = session::address(url, DEADLINES)?;
+    let (link, ()) = Link::open(DEADLINES.connect, &Arc::default(), move || {
+        Ok((Session::connect(&address, DEADLINES)?, ()))
+    })?;
+    link.run(DEADLINES.statement * 2, move |session, _| f(session))
+        .map_err(|late| DbError::Unreachable(format!("no answer: {late:?}")))?
+        .map_err(|fault| match fault {
+            Fault::Db(error) | Fault::Replan(error) => error,
+            Fault::Stale => DbError::Unreachable("the server closed the connection".to_owned()),
+        })
 }
 
 fn explain(error: DbError) -> DbError {
@@ -152,6 +162,7 @@ fn run(
     session
         .client
         .batch_execute(include_str!("functions/secure.sql"))?;
+    role::renew(session)?;
     Ok(Migrated {
         region: read_region(session)?,
         from_version: from.cast_unsigned(),

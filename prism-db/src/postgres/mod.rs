@@ -16,6 +16,7 @@ mod outbox;
 mod params;
 mod rejected;
 mod requests;
+mod role;
 mod session;
 mod submit;
 mod transaction;
@@ -39,6 +40,8 @@ pub use intent::submit_in;
 pub use link::abandoned_connections;
 use link::{Abandoned, Gate, Late, Link};
 pub(crate) use migrate::migrate;
+pub use role::{Granted, Inspection, role_script};
+pub(crate) use role::{create as create_role, inspect as inspect_role};
 use session::{Backend, Deadlines, Session, Statements, column};
 
 /// What the server's own timeout is given to speak first.

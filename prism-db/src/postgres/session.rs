@@ -440,8 +440,8 @@ fn grants(error: DbError) -> DbError {
             class,
             sqlstate,
             message: format!(
-                "{message}; let the role that ran `prism migrate` GRANT USAGE ON SCHEMA prism, and \
-                 SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA prism to this one"
+                "{message}; this role lacks grants: run `prism migrate --role NAME` with its name, as \
+                 the owner of the schema prism"
             ),
             index,
         },

@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{
+    AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
+};
 use postgres::Config;
 use postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 
@@ -123,6 +125,25 @@ pub(crate) fn absolute(url: &str, base: &Path) -> Result<String, String> {
     }
     Address::parse(&text)?;
     Ok(text)
+}
+
+/// The address for another role; the old one's password is left out.
+pub(crate) fn with_login(url: &str, user: &str, password: Option<&str>) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", url));
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    let (front, query) = place.split_once('?').unwrap_or((place, ""));
+    let mut login = utf8_percent_encode(user, NON_ALPHANUMERIC).to_string();
+    if let Some(password) = password {
+        login.push(':');
+        login.extend(utf8_percent_encode(password, NON_ALPHANUMERIC));
+    }
+    let others = query.split('&').filter(|pair| {
+        let name = pair.split_once('=').map_or(*pair, |(name, _)| name);
+        !pair.is_empty() && name != "user" && name != "password"
+    });
+    let others: Vec<_> = others.collect();
+    let mark = if others.is_empty() { "" } else { "?" };
+    format!("{scheme}://{login}@{front}{mark}{}", others.join("&"))
 }
 
 impl Address {

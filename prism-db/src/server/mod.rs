@@ -5,6 +5,6 @@ mod attempt;
 mod tls;
 mod verify;
 
-pub(crate) use address::{Address, absolute};
+pub(crate) use address::{Address, absolute, with_login};
 pub(crate) use attempt::{Connected, Refusal, connect};
 pub(crate) use tls::Roots;

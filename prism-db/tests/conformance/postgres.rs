@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use postgres::{Client, NoTls, SimpleQueryMessage};
 use prism_db::DatabaseUrl;
+use prism_db::catalogue::Catalogue;
 use prism_db::throwaway::{Cluster, ClusterOptions};
 
 use crate::world::{Backend, Sql};
@@ -19,9 +20,17 @@ fn cluster() -> &'static Cluster {
             fsync: false,
             ..ClusterOptions::default()
         };
-        Cluster::start_with(options).unwrap_or_else(|e| panic!("{e}"))
+        let cluster = Cluster::start_with(options).unwrap_or_else(|e| panic!("{e}"));
+        let mut admin = cluster.admin("postgres").expect("connects");
+        admin
+            .batch_execute("ALTER ROLE prism CREATEROLE")
+            .expect("an owner as on managed servers");
+        cluster
     })
 }
+
+/// With which the nodes run.
+const ROLE: &str = "conformance_node";
 
 pub struct Postgres {
     test: u32,
@@ -41,6 +50,26 @@ impl Backend for Postgres {
         let name = format!("{name}_{}", self.test).to_lowercase();
         cluster().create_database(&name).expect("database");
         DatabaseUrl::parse(&cluster().url(&name), Path::new("/")).expect("address")
+    }
+
+    fn for_nodes(&self, url: &DatabaseUrl, catalogue: &Catalogue) -> DatabaseUrl {
+        let DatabaseUrl::Postgres(text) = url else {
+            panic!("not PostgreSQL: {url}");
+        };
+        let granted = prism_db::create_role(url, ROLE, catalogue).expect("a role");
+        let mut owner = Client::connect(text, NoTls).expect("connects");
+        if granted.expect("PostgreSQL has roles").created {
+            let password = format!("ALTER ROLE {ROLE} PASSWORD 'secret'");
+            owner.batch_execute(&password).expect("a password");
+        }
+        // A test may create more of them.
+        owner
+            .batch_execute(&format!(
+                "ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {ROLE}"
+            ))
+            .expect("later tables");
+        let (_, host) = text.split_once('@').expect("a login");
+        DatabaseUrl::Postgres(format!("postgres://{ROLE}:secret@{host}"))
     }
 
     fn client(&self, url: &DatabaseUrl) -> Box<dyn Sql> {

@@ -16,6 +16,12 @@ use prism_proto::{Epoch, RegionKey, Seq};
 pub trait Backend {
     /// Address of a fresh database without any table.
     fn fresh(&self, name: &str) -> DatabaseUrl;
+    /// The same database as nodes reach it, once it has tables: by a role that can do no more than it
+    /// has to.
+    fn for_nodes(&self, url: &DatabaseUrl, catalogue: &Catalogue) -> DatabaseUrl {
+        let _ = catalogue;
+        url.clone()
+    }
     /// A plain client.
     fn client(&self, url: &DatabaseUrl) -> Box<dyn Sql>;
     /// The table `types`, a column per parameter type in the order of [`ALL_TYPES`].
@@ -104,14 +110,17 @@ pub const ALL_TYPES: [&str; 10] = [
 /// One region's database.
 pub struct Site {
     pub region: &'static str,
+    /// The owner's.
     pub url: DatabaseUrl,
+    /// The nodes'.
+    pub node: DatabaseUrl,
     pub options: OpenOptions,
 }
 
 impl Site {
     /// A connection of its own.
     pub fn open(&self) -> Box<dyn Database> {
-        open(&self.url, self.options.clone()).expect("address")
+        open(&self.node, self.options.clone()).expect("address")
     }
 }
 
@@ -140,15 +149,18 @@ impl<B: Backend> World<B> {
             };
             let mut options = OpenOptions::new(topology, Arc::clone(&catalogue));
             options.lock_timeout = Duration::from_millis(300);
-            let site = Site {
+            let url = backend.fresh(region);
+            let mut site = Site {
                 region,
-                url: backend.fresh(region),
+                node: url.clone(),
+                url,
                 options,
             };
             migrate(&site.url, &site.options.topology, &catalogue).expect("migrate");
             let mut sql = backend.client(&site.url);
             sql.run(TABLES);
             sql.run(backend.types_table());
+            site.node = backend.for_nodes(&site.url, &catalogue);
             site
         };
         Self {

@@ -219,9 +219,32 @@ fn databases(config: &Config, region: &Region, migrate: &str) -> Vec<Finding> {
         }
         Err(problem) => findings.push(problem),
     }
+    findings.extend(role(config, region, &region.database, "database"));
     if region.direct != region.database {
         let direct = database(config, region, &region.direct, "direct", migrate);
         findings.push(direct.map_or_else(|problem| problem, |(finding, _)| finding));
+        findings.extend(role(config, region, &region.direct, "direct"));
+    }
+    findings
+}
+
+/// Does the role have what a node needs, and no more?
+fn role(config: &Config, region: &Region, url: &DatabaseUrl, key: &str) -> Vec<Finding> {
+    let what = format!("role in {key} of {}", region.name);
+    // An address that cannot be used has been told of.
+    let Ok(Some(found)) = prism_db::inspect_role(url, &config.catalogue) else {
+        return Vec::new();
+    };
+    let missing = found.missing.into_iter().map(|(lack, grant)| {
+        let fix = format!("as the owner: {grant}");
+        Finding::problem(what.clone(), lack, fix)
+    });
+    let notes = found.notes.into_iter();
+    let notes = notes.map(|note| Finding::warning(what.clone(), note));
+    let mut findings: Vec<_> = missing.chain(notes).collect();
+    if findings.is_empty() {
+        let detail = format!("{} has what a node needs, and no more", found.role);
+        findings.push(Finding::ok(what, detail));
     }
     findings
 }

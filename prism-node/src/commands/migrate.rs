@@ -2,10 +2,10 @@
 
 use std::io::{Write, stdout};
 
-use prism_db::{DbError, Migrated};
+use prism_db::{DatabaseUrl, DbError, Granted, Migrated};
 
 use crate::cli::{CliError, MigrateArgs};
-use crate::config::Region;
+use crate::config::{Config, Region};
 
 /// Migrates all regions or one; one that fails does not stop the others.
 ///
@@ -24,26 +24,79 @@ pub fn run(args: &MigrateArgs) -> Result<(), CliError> {
             ))
         })?],
     };
-    let mut failed = false;
     let mut out = stdout().lock();
+    if args.print {
+        let role = args.role.as_deref().unwrap_or_default();
+        let script = prism_db::role_script(role, &config.catalogue).map_err(CliError::Usage)?;
+        write!(out, "{script}")?;
+        return Ok(());
+    }
+    let mut failed = false;
     for region in chosen {
-        let topology = config.topology(region.id);
-        match prism_db::migrate(&region.database, &topology, &config.catalogue) {
-            Ok(done) => writeln!(out, "{}", describe(region, &done))?,
-            Err(e) => {
-                failed = true;
-                writeln!(out, "{}: FAILED: {e}", region.name)?;
-                if matches!(e, DbError::Unreachable(_)) {
-                    let url = &region.database;
-                    writeln!(
-                        out,
-                        "    fix: start {url} or correct it in the configuration"
-                    )?;
-                }
+        if let Err((url, e)) = one(args, &config, region, &mut out)? {
+            failed = true;
+            writeln!(out, "{}: FAILED: {e}", region.name)?;
+            if matches!(e, DbError::Unreachable(_)) {
+                writeln!(
+                    out,
+                    "    fix: start {url} or correct it in the configuration"
+                )?;
             }
         }
     }
     if failed { Err(CliError::Said) } else { Ok(()) }
+}
+
+/// A region's schema, and the role if one is asked for.
+fn one(
+    args: &MigrateArgs,
+    config: &Config,
+    region: &Region,
+    out: &mut impl Write,
+) -> std::io::Result<Result<(), (DatabaseUrl, DbError)>> {
+    let url = match &args.login {
+        None => region.database.clone(),
+        Some(user) => {
+            let password = std::env::var("PGPASSWORD").ok();
+            region.database.with_login(user, password.as_deref())
+        }
+    };
+    let topology = config.topology(region.id);
+    match prism_db::migrate(&url, &topology, &config.catalogue) {
+        Ok(done) => writeln!(out, "{}", describe(region, &done))?,
+        Err(e) => return Ok(Err((url, e))),
+    }
+    let Some(role) = &args.role else {
+        return Ok(Ok(()));
+    };
+    match prism_db::create_role(&url, role, &config.catalogue) {
+        Ok(None) => writeln!(out, "{}: SQLite has no roles", region.name)?,
+        Ok(Some(granted)) => tell(region, role, &granted, out)?,
+        Err(e) => return Ok(Err((url, e))),
+    }
+    Ok(Ok(()))
+}
+
+fn tell(
+    region: &Region,
+    role: &str,
+    granted: &Granted,
+    out: &mut impl Write,
+) -> std::io::Result<()> {
+    let name = &region.name;
+    if granted.created {
+        writeln!(
+            out,
+            "{name}: role {role} created; give it a password (psql: \\password), and write it into \
+             `database` of {name}"
+        )?;
+    } else {
+        writeln!(out, "{name}: role {role} has its grants")?;
+    }
+    for remark in &granted.remarks {
+        writeln!(out, "    {remark}")?;
+    }
+    Ok(())
 }
 
 fn describe(region: &Region, done: &Migrated) -> String {
