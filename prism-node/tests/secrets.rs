@@ -48,7 +48,7 @@ fn spellings(base64: &str) -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("base64", STANDARD_NO_PAD.encode(&bytes).into_bytes()),
         ("base64 for URLs", URL_SAFE.encode(&bytes).into_bytes()),
-        ("hex", hex[..32].as_bytes().to_vec()),
+        ("hex", hex.as_bytes()[..32].to_vec()),
         ("HEX", hex[..32].to_uppercase().into_bytes()),
         ("a list of numbers", list(&bytes[..12]).into_bytes()),
         ("bytes", bytes[..16].to_vec()),
@@ -203,14 +203,14 @@ fn no_secret_is_written_anywhere() {
 
     assert!(logged("TRACE"), "it was told to talk");
     let mut secrets = vec![
-        ("token", vec![("text", TOKEN[..28].as_bytes().to_vec())]),
+        ("token", vec![("text", TOKEN.as_bytes()[..28].to_vec())]),
         (
             "password",
-            vec![("text", PASSWORD[..28].as_bytes().to_vec())],
+            vec![("text", PASSWORD.as_bytes()[..28].to_vec())],
         ),
         (
             "password of the query",
-            vec![("text", OTHER_PASSWORD[..28].as_bytes().to_vec())],
+            vec![("text", OTHER_PASSWORD.as_bytes()[..28].to_vec())],
         ),
     ];
     secrets.push(("psk", spellings(&psk_text)));

@@ -217,7 +217,7 @@ fn the_same_frames_are_heard_from_those_who_may_send_them() {
             continue;
         }
         let mut sim = warm(32);
-        let datagram = forge(&sim, other, &[frame.clone()]);
+        let datagram = forge(&sim, other, std::slice::from_ref(&frame));
         let outputs = feed(&mut sim, other, &datagram);
         let refused = |o: &Output| {
             matches!(
