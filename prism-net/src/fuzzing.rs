@@ -109,6 +109,11 @@ impl Member {
         self.sessions.seal(now, to, plain, body.len(), packet)
     }
 
+    /// The next packet for `to` has this counter. (Needs `rekey_packets` beyond it.)
+    pub fn skip_to(&mut self, to: NodeId, counter: u64) {
+        self.sessions.skip_to(to, counter);
+    }
+
     /// Whether a session with this node stands.
     #[must_use]
     pub fn is_up(&self, node: NodeId) -> bool {

@@ -351,6 +351,14 @@ impl Sessions {
         Some((address, total))
     }
 
+    /// For [`fuzzing`](crate::fuzzing).
+    pub(crate) fn skip_to(&mut self, node: NodeId, counter: u64) {
+        let peer = self.peers.get_mut(usize::from(node.0));
+        if let Some(current) = peer.and_then(|peer| peer.current.as_mut()) {
+            current.counter = counter;
+        }
+    }
+
     /// A node whose session has died of silence or age; call until `None`.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<NodeId> {
         if self.due.is_none_or(|due| now < due) {

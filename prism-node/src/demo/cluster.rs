@@ -278,6 +278,12 @@ impl LocalCluster {
         })
     }
 
+    /// Process id of a node that has been started.
+    #[must_use]
+    pub fn pid(&self, i: usize) -> Option<u32> {
+        self.nodes[i].child.as_ref().map(Child::id)
+    }
+
     /// Whether the node's process runs.
     pub fn runs(&mut self, i: usize) -> bool {
         let child = self.nodes[i].child.as_mut();

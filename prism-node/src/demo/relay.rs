@@ -1,5 +1,5 @@
-//! A bad network on loopback: a UDP relay between nodes that loses, duplicates, delays and
-//! reorders, as a seed says.
+//! A bad network on loopback: a UDP relay between nodes that loses, duplicates, damages, delays and
+//! reorders, as a seed says. It can also listen, and repeat what it has heard.
 //!
 //! ```text
 //!   NA1 (bind_udp 7101) --> [udp of EU1] relay [udp of NA1] --> EU1 (bind_udp 7201)
@@ -24,6 +24,8 @@ use mio::{Events, Interest, Poll, Token, Waker};
 const DATAGRAM: usize = 65_535;
 /// Datagrams taken from one socket before the others have their turn.
 const TURN: usize = 64;
+/// Datagrams that are kept while somebody listens.
+const TAPE: usize = 16_384;
 /// What a reordered datagram is late by, at most.
 const LATE: Duration = Duration::from_millis(8);
 
@@ -36,6 +38,8 @@ pub struct Link {
     pub duplicate: f64,
     /// Share that is overtaken by later ones.
     pub reorder: f64,
+    /// Share of which one bit is flipped.
+    pub damage: f64,
     /// What every datagram takes.
     pub delay: Duration,
 }
@@ -46,6 +50,7 @@ impl Link {
         loss: 1.0,
         duplicate: 0.0,
         reorder: 0.0,
+        damage: 0.0,
         delay: Duration::ZERO,
     };
 
@@ -56,7 +61,7 @@ impl Link {
             loss,
             duplicate: (loss / 2.0).min(0.05),
             reorder: (loss / 2.0).min(0.05),
-            delay: Duration::ZERO,
+            ..Self::default()
         }
     }
 }
@@ -72,6 +77,19 @@ pub struct Counts {
     pub duplicated: u64,
     /// Sent late.
     pub reordered: u64,
+    /// Sent with a flipped bit.
+    pub damaged: u64,
+}
+
+/// A datagram as it was passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// The node that it came from.
+    pub from: usize,
+    /// The node that it was for.
+    pub to: usize,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +99,9 @@ struct Shared {
     lost: AtomicU64,
     duplicated: AtomicU64,
     reordered: AtomicU64,
+    damaged: AtomicU64,
+    /// What is heard while somebody listens.
+    tape: Mutex<Option<Vec<Heard>>>,
     /// `links[from][to]`.
     links: Mutex<Vec<Vec<Link>>>,
 }
@@ -89,6 +110,9 @@ struct Shared {
 #[derive(Debug)]
 pub struct Relay {
     public: Vec<SocketAddr>,
+    real: Vec<SocketAddr>,
+    /// The thread's sockets, for [`Relay::inject`].
+    sockets: Vec<std::net::UdpSocket>,
     shared: Arc<Shared>,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
@@ -103,9 +127,13 @@ impl Relay {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), Token(real.len()))?;
         let mut sockets = Vec::new();
+        let mut clones = Vec::new();
         let mut public = Vec::new();
         for i in 0..real.len() {
-            let mut socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into())?;
+            let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            socket.set_nonblocking(true)?;
+            clones.push(socket.try_clone()?);
+            let mut socket = UdpSocket::from_std(socket);
             poll.registry()
                 .register(&mut socket, Token(i), Interest::READABLE)?;
             public.push(socket.local_addr()?);
@@ -116,7 +144,7 @@ impl Relay {
             ..Shared::default()
         });
         let mut work = Work {
-            real,
+            real: real.clone(),
             sockets,
             shared: Arc::clone(&shared),
             random: Random(seed),
@@ -128,6 +156,8 @@ impl Relay {
             .spawn(move || work.run(poll))?;
         Ok(Self {
             public,
+            real,
+            sockets: clones,
             shared,
             waker,
             thread: Some(thread),
@@ -168,7 +198,33 @@ impl Relay {
             lost: get(&self.shared.lost),
             duplicated: get(&self.shared.duplicated),
             reordered: get(&self.shared.reordered),
+            damaged: get(&self.shared.damaged),
         }
+    }
+
+    /// Begins to keep what is passed on, up to [`TAPE`] datagrams.
+    pub fn listen(&self) {
+        *self.tape() = Some(Vec::new());
+    }
+
+    /// What has been heard since [`listen`](Self::listen); goes on listening.
+    #[must_use]
+    pub fn heard(&self) -> Vec<Heard> {
+        self.tape().clone().unwrap_or_default()
+    }
+
+    fn tape(&self) -> std::sync::MutexGuard<'_, Option<Vec<Heard>>> {
+        let tape = &self.shared.tape;
+        tape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a datagram to node `to` that seems to come from node `from`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn inject(&self, from: usize, to: usize, datagram: &[u8]) -> io::Result<()> {
+        self.sockets[from].send_to(datagram, self.real[to])?;
+        Ok(())
     }
 }
 
@@ -235,7 +291,7 @@ impl Work {
                 Ok((len, source)) => {
                     // Strangers do not get a way in through here.
                     if let Some(from) = self.real.iter().position(|real| *real == source) {
-                        self.pass(from, to, &buffer[..len]);
+                        self.pass(from, to, &mut buffer[..len]);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
@@ -247,7 +303,7 @@ impl Work {
         true
     }
 
-    fn pass(&mut self, from: usize, to: usize, datagram: &[u8]) {
+    fn pass(&mut self, from: usize, to: usize, datagram: &mut [u8]) {
         let link = self
             .shared
             .links
@@ -256,6 +312,11 @@ impl Work {
         if self.random.chance(link.loss) {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             return;
+        }
+        if self.random.chance(link.damage) && !datagram.is_empty() {
+            self.shared.damaged.fetch_add(1, Ordering::Relaxed);
+            let bit = self.random.below(8 * datagram.len());
+            datagram[bit / 8] ^= 1 << (bit % 8);
         }
         let copies = if self.random.chance(link.duplicate) {
             self.shared.duplicated.fetch_add(1, Ordering::Relaxed);
@@ -290,6 +351,13 @@ impl Work {
     }
 
     fn send(&self, from: usize, to: usize, datagram: &[u8]) {
+        let tape = &self.shared.tape;
+        if let Some(tape) = &mut *tape.lock().unwrap_or_else(PoisonError::into_inner)
+            && tape.len() < TAPE
+        {
+            let bytes = datagram.to_vec();
+            tape.push(Heard { from, to, bytes });
+        }
         // What the kernel does not take is lost, as on any network.
         if self.sockets[from].send_to(datagram, self.real[to]).is_ok() {
             self.shared.forwarded.fetch_add(1, Ordering::Relaxed);
@@ -376,6 +444,38 @@ mod tests {
         a.send_to(b"healed", relay.public(1)).expect("send");
         let (len, _) = b.recv_from(&mut buffer).expect("arrives");
         assert_eq!(&buffer[..len], b"healed");
+    }
+
+    #[test]
+    fn a_listener_hears_and_repeats() {
+        let (a, b, relay) = pair();
+        let mut buffer = [0; 16];
+        relay.listen();
+        a.send_to(b"secret", relay.public(1)).expect("send");
+        b.recv_from(&mut buffer).expect("arrives");
+        let heard = relay.heard();
+        assert_eq!(heard[0].bytes, b"secret");
+        relay.inject(0, 1, &heard[0].bytes).expect("send");
+        let (len, from) = b.recv_from(&mut buffer).expect("arrives");
+        assert_eq!((&buffer[..len], from), (&b"secret"[..], relay.public(0)));
+    }
+
+    #[test]
+    fn damage_is_one_bit() {
+        let (a, b, relay) = pair();
+        relay.set(
+            0,
+            1,
+            Link {
+                damage: 1.0,
+                ..Link::default()
+            },
+        );
+        a.send_to(&[0; 16], relay.public(1)).expect("send");
+        let mut buffer = [0; 16];
+        b.recv_from(&mut buffer).expect("arrives");
+        assert_eq!(u128::from_le_bytes(buffer).count_ones(), 1);
+        assert_eq!(relay.counts().damaged, 1);
     }
 
     #[test]
