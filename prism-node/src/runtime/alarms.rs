@@ -88,6 +88,12 @@ pub(crate) fn adopt(region: &str) -> String {
     format!("rebuild {region} from a healthy region: prism adopt {region} --from OTHER")
 }
 
+/// Alarms of one name that are kept apart by what they are about: what a peer says must not fill the
+/// memory and the log.
+const APART: usize = 64;
+/// What the others are about.
+const OTHERS: &str = "others";
+
 /// Changes that wait for the reporter, at most; beyond that the alarms themselves say it.
 const WAITING: usize = 256;
 
@@ -130,12 +136,23 @@ impl Alarms {
         detail: String,
         remedy: &str,
     ) {
-        let key = (name, subject.to_owned());
+        let mut key = (name, subject.to_owned());
+        if !self.active.contains_key(&key)
+            && self
+                .active
+                .keys()
+                .filter(|(other, _)| *other == name)
+                .count()
+                >= APART
+        {
+            key.1 = OTHERS.to_owned();
+        }
         if let Some((alarm, last)) = self.active.get_mut(&key) {
             alarm.detail = detail;
             *last = Instant::now();
             return;
         }
+        let subject = key.1.as_str();
         self.changed(name, subject, Some((detail.clone(), remedy.to_owned())));
         let alarm = Alarm {
             name: name.to_owned(),
@@ -232,6 +249,23 @@ mod tests {
         // Two raised, one cleared; a renewal is no change.
         assert_eq!(alarms.changes().len(), 3);
         assert_eq!(alarms.changes().len(), 0);
+    }
+
+    #[test]
+    fn there_is_an_end_to_the_alarms_of_one_kind() {
+        let mut alarms = Alarms::default();
+        for seq in 0..1000 {
+            let detail = format!("update {seq}");
+            alarms.raise(name::UNDO_REFUSED, &format!("NA {seq}"), detail, "mend");
+        }
+        alarms.raise(name::FORK, "EU", "two histories".into(), "adopt");
+        let list = alarms.list();
+        assert_eq!(list.len(), APART + 2);
+        assert!(
+            list.iter().any(|alarm| alarm.detail == "update 999"),
+            "the newest"
+        );
+        assert_eq!(alarms.changes().len(), APART + 2, "log lines");
     }
 
     #[test]

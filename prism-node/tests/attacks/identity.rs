@@ -28,13 +28,15 @@ fn copy_of_as1(w: &Files, dir: &Path) -> Copy {
             &format!("udp = \"{real}\"\n"),
         );
     }
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let http = free.local_addr().expect("bound");
-    drop(free);
+    let free = || {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        socket.local_addr().expect("bound")
+    };
+    let (udp, http) = (free(), free());
     text = text
         .replace(
             &format!("bind_udp = \"{}\"", as1.udp),
-            "bind_udp = \"127.0.0.1:0\"",
+            &format!("bind_udp = \"{udp}\""),
         )
         .replace(
             &format!("http = \"{}\"", as1.http),

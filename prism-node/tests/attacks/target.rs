@@ -143,6 +143,14 @@ pub fn as_node(w: &Files, node: &str, key: &SecretKey, boot: u64) -> EndpointCon
         });
     }
     let me = w.cluster.node(node);
+    // If it is the key of another one, that one has to have a different key in here.
+    for node in nodes
+        .iter_mut()
+        .filter(|node| node.public_keys == [key.public().0])
+    {
+        let any = SecretKey::generate().expect("random bytes");
+        node.public_keys = vec![any.public().0];
+    }
     nodes[me].public_keys = vec![key.public().0];
     EndpointConfig {
         me: NodeId(me as u16),

@@ -59,7 +59,9 @@ impl<S: Storage> Engine<S> {
         now: Instant,
         inbox: &mut impl Inbox,
     ) {
-        for (seq, payload) in (first.0..).map(Seq).zip(Run::new(run)) {
+        // (counted from 0: a range that starts at the last number there is runs over)
+        for (n, payload) in (0..).zip(Run::new(run)) {
+            let seq = Seq(first.0 + n);
             let total = payload.len() as u32;
             self.take_part(i, seq, total, None, payload, gathered, now, inbox);
         }

@@ -270,8 +270,9 @@ impl<S: Storage> Engine<S> {
         let late = now.after(self.apply_timeout);
         let lane = &mut self.regions[usize::from(r.0)].lane;
         match nack {
-            // Whoever holds the lane meanwhile: it is this region's update.
-            Nack::Refused(refusal) if refusal.epoch == self.epoch => {
+            // Whoever holds the lane meanwhile: it is this region's update. One that this node has not
+            // heard of (yet) is told again.
+            Nack::Refused(refusal) if refusal.epoch == self.epoch && refusal.seq <= self.tail => {
                 self.regions[usize::from(r.0)].heard.hear(refusal, i);
                 self.touch_region(r);
             }

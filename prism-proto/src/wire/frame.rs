@@ -213,6 +213,9 @@ impl Frame<'_> {
             } => *clean <= position.seq,
             Self::Acked { seq, clean, .. } => clean <= seq,
             Self::Nack(Nack::Missing { from, to }) => from <= to,
+            Self::Nack(Nack::Refused(refusal)) => {
+                refusal.seq.0 > 0 && refusal.sqlstate.iter().all(|c| matches!(c, b' '..=b'~'))
+            }
             Self::Updates { first, run } => {
                 first.0 > 0
                     && super::Run::count(run).is_some_and(|n| first.0.checked_add(n).is_some())
