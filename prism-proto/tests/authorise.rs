@@ -274,3 +274,41 @@ fn a_flood_of_violations_is_told_and_nothing_else_suffers() {
     let told = |(_, _, notice): &&(u64, usize, Notice)| matches!(notice, Notice::Violation { .. });
     assert!(sim.log.iter().filter(told).count() > 0);
 }
+
+/// Found with a live node: a run that begins at the last number there is stopped its loop.
+#[test]
+fn the_last_numbers_there_are_harm_nobody() {
+    let refused = |seq| {
+        let seq = Seq(seq);
+        Frame::Nack(Nack::Refused(Refusal { seq, ..refusal() }))
+    };
+    let first = Seq(u64::MAX - 1);
+    for frame in [
+        Frame::Updates { first, run: &[0] },
+        Frame::Fragment {
+            seq: first,
+            total: 2,
+            chunk: 1,
+            index: 0,
+            bytes: &[7],
+        },
+        Frame::Nack(Nack::Missing {
+            from: Seq(0),
+            to: Seq(u64::MAX),
+        }),
+        // Updates that have never been.
+        refused(0),
+        refused(11),
+        refused(u64::MAX),
+    ] {
+        let mut sim = warm(35);
+        let datagram = forge(&sim, EU1, std::slice::from_ref(&frame));
+        let outputs = feed(&mut sim, EU1, &datagram);
+        let told = |output: &Output| matches!(output, Output::PeerRefused { .. });
+        assert!(!outputs.iter().any(told), "{frame:?}: {outputs:?}");
+        for i in [NA1, EU1, AS1] {
+            sim.submit(i, 100);
+        }
+        sim.run_until(10 * SEC, Sim::settled);
+    }
+}
