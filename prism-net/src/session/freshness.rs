@@ -80,6 +80,14 @@ impl Freshness {
         }
     }
 
+    /// One of the node's keys is not accepted any more, and whoever had it may have used up all
+    /// numbers: it begins anew. (What was recorded of its other key is as harmless as after a
+    /// restart of this node.)
+    pub(super) fn forget(&mut self) {
+        self.newest = None;
+        self.before = None;
+    }
+
     /// Whether the process before still makes new handshakes, although its successor runs.
     fn is_competing(&mut self, this: Seen, answers: bool) -> bool {
         if answers {

@@ -36,7 +36,7 @@ use cookie::Cookies;
 use crypto::Entropy;
 pub(crate) use crypto::is_low_order;
 pub use crypto::public_key;
-use handshake::Own;
+use handshake::{Own, Remote};
 use load::Load;
 pub(crate) use peer::Change;
 use peer::{Peer, Slot};
@@ -205,7 +205,12 @@ impl Sessions {
             if i == usize::from(self.me.0) {
                 continue;
             }
-            peer.keys = self.own.remotes(&self.cluster, node, &reload.protection);
+            let keys = self.own.remotes(&self.cluster, node, &reload.protection);
+            let stays = |old: &Remote| keys.iter().any(|key| key.public == old.public);
+            if !peer.keys.iter().all(stays) {
+                peer.freshness.forget();
+            }
+            peer.keys = keys;
             if peer.configured != node.udp {
                 peer.configured = node.udp;
                 peer.address = node.udp;

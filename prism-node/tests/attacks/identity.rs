@@ -1,11 +1,16 @@
-//! A copied data directory: two processes are the same node.
+//! A copied data directory: two processes are the same node. A stolen key, and the way back.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::Signal;
+use prism_node::keys::SecretKey;
+use prism_proto::NodeId;
+
 use crate::common::PRISM;
 use crate::common::files::Files;
-use crate::target::{count_up, wait_kills};
+use crate::insider::Insider;
+use crate::target::{count_up, key, metric, wait_kills};
 
 /// Ends with the test.
 struct Copy(Child);
@@ -93,4 +98,46 @@ fn a_second_process_with_the_same_identity_is_told_of_and_doubles_nothing() {
     w.start(&["AS1"]);
     count_up(&w, "AS1", 5);
     wait_kills(&w, &["NA", "EU", "AS"], 20);
+}
+
+#[test]
+fn a_stolen_key_that_has_used_up_all_numbers_is_replaced() {
+    let mut w = Files::new(&[("NA", 1), ("EU", 1), ("AS", 1)], "");
+    w.start(&["NA1", "EU1", "AS1"]);
+    count_up(&w, "NA1", 3);
+    count_up(&w, "AS1", 3);
+    wait_kills(&w, &["NA", "EU", "AS"], 6);
+    w.kill("AS1");
+    let stolen = key(&w, "AS1");
+    // No start of the true AS1 can have a greater number than this one.
+    let mut thief = Insider::with(&w, "AS1", &stolen, u64::MAX);
+    thief.meet(NodeId(0));
+    thief.meet(NodeId(1));
+    drop(thief);
+    w.start(&["AS1"]);
+    w.wait("AS1 is refused, and that is shown", || {
+        w.alarm("NA1", "handshake-stale").is_some()
+    });
+
+    // docs/security.md: a new key, SIGHUP to all, start the node.
+    w.kill("AS1");
+    let file = w.cluster.nodes[w.cluster.node("AS1")].data.join("node.key");
+    std::fs::remove_file(&file).expect("removed");
+    let new = SecretKey::generate().expect("random bytes");
+    new.write_new(&file).expect("written");
+    let (old, new) = (stolen.public().to_string(), new.public().to_string());
+    w.write_toml(&w.toml().replace(&old, &new));
+    for node in ["NA1", "EU1"] {
+        w.cluster.signal(w.cluster.node(node), Signal::SIGHUP);
+    }
+    w.start(&["AS1"]);
+    count_up(&w, "AS1", 3);
+    count_up(&w, "NA1", 3);
+    wait_kills(&w, &["NA", "EU", "AS"], 12);
+    // By sessions, not by direct SQL.
+    w.wait("the others talk to AS1 again", || {
+        ["NA1", "EU1"]
+            .iter()
+            .all(|node| metric(&w, node, "prism_peer_up{node=\"AS1\"}") == 1)
+    });
 }

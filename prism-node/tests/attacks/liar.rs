@@ -309,6 +309,8 @@ fn absurd_numbers_of_a_node_with_real_keys_harm_nobody() {
     count_up(&w, "NA1", 1);
     wait_kills(&w, &["NA", "EU"], steve + 1);
     let written = log(&w, "NA1").len() - before;
+    let stand = alarms(&w, "NA1");
+    assert!(stand.len() < 20, "{} alarms: {stand:?}", stand.len());
     assert!(written < 4096, "{written} bytes of log for 2000 lies");
     drop(liar);
     recovers(&mut w, steve + 1);

@@ -94,6 +94,30 @@ fn a_session_whose_key_is_not_accepted_any_more_ends_at_once() {
 }
 
 #[test]
+fn whoever_had_a_key_that_is_replaced_leaves_nothing_behind() {
+    let (mut a_config, mut b_config) = (sealed(0, 1), sealed(1, 2));
+    // The thief has started more often than anybody can.
+    b_config.boot = u64::MAX;
+    let (mut a, _) = connected(&a_config, &b_config);
+    b_config.boot = 7;
+    b_config.seed += 1;
+    let hello = outgoing(&mut start(&b_config), at(1000)).remove(0);
+    assert_eq!(
+        receive(&mut a, at(1000), address(1), &hello),
+        Err(Drop::Stale)
+    );
+    let new = public_key(&[50; 32]);
+    a_config.nodes[1].public_keys = vec![new];
+    b_config.nodes[1].public_keys = vec![new];
+    set_private(&mut b_config, [50; 32]);
+    assert_eq!(a.reload(at(2000), &reload(&a_config)), [B]);
+    let mut b = start(&b_config);
+    talk(&mut a, &mut b, at(2000));
+    assert_eq!(key(&a, B), new);
+    hears(&mut b, &mut a, at(2001));
+}
+
+#[test]
 fn a_new_cluster_key_is_taken_by_one_node_after_the_other() {
     let (mut a_config, mut b_config) = (sealed(0, 1), sealed(1, 2));
     let (mut a, mut b) = connected(&a_config, &b_config);
