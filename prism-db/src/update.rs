@@ -33,6 +33,11 @@ impl fmt::Display for Digest {
 pub struct Hlc(pub u64);
 
 impl Hlc {
+    /// The latest clock of another region that the own one follows (the year 4199). Beyond, it is kept
+    /// as it is told, and has no effect here: a peer that lies could otherwise put the own clock one
+    /// step below what others take for plausible.
+    pub(crate) const FOLLOWED: Self = Self(1 << 62);
+
     /// The clock's next value: later than `self`, and not before the wall clock.
     #[must_use]
     pub const fn tick(self, now_micros: i64) -> Self {

@@ -10,7 +10,7 @@ use rusqlite::{
 };
 
 use super::{AdoptError, BEAT_SECONDS, Change, Look, Side, beside, sealed};
-use crate::{DbError, timestamp};
+use crate::{DbError, Hlc, timestamp};
 
 /// For another connection's write.
 const BUSY: Duration = Duration::from_secs(20);
@@ -300,9 +300,9 @@ fn become_target(db: &mut Connection, change: &Change<'_>) -> Result<(), DbError
     let numbers = transaction
         .query_row(
             "SELECT applied, tag, (SELECT max(hlc) FROM (SELECT hlc FROM prism_region
-                                   UNION ALL SELECT hlc FROM prism_watermark))
+                                   UNION ALL SELECT min(hlc, ?3) FROM prism_watermark))
              FROM prism_watermark WHERE region = ?1 AND epoch = ?2",
-            params![change.target, epoch],
+            params![change.target, epoch, Hlc::FOLLOWED.0.cast_signed()],
             |row| {
                 Ok((
                     row.get::<_, i64>(0)?,

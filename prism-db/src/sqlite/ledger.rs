@@ -28,13 +28,15 @@ pub(super) fn region(db: &Connection) -> Result<RegionRow, DbError> {
         .map_err(own)
 }
 
-/// Latest of the own clock and the clocks of everything applied here.
+/// Latest of the own clock and the clocks of everything applied here, as far as they are followed.
 pub(super) fn hlc(db: &Connection) -> Result<Hlc, DbError> {
     let mut query = db
-        .prepare_cached("SELECT hlc FROM prism_region UNION ALL SELECT hlc FROM prism_watermark")
+        .prepare_cached(
+            "SELECT hlc FROM prism_region UNION ALL SELECT min(hlc, ?1) FROM prism_watermark",
+        )
         .map_err(own)?;
     let clocks = query
-        .query_map([], |row| unsigned(row, 0))
+        .query_map([Hlc::FOLLOWED.0.cast_signed()], |row| unsigned(row, 0))
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(own)?;
     Ok(Hlc(clocks.into_iter().max().unwrap_or(0)))

@@ -100,6 +100,7 @@ macro_rules! suite {
                     a_restored_destination_is_refilled_from_what_is_kept,
                     a_wiped_origin_is_another_stream,
                     the_clock_goes_on_though_another_region_is_ahead,
+                    the_highest_clock_of_a_peer_leaves_the_own_stream_readable,
                 ],
                 requests: [
                     a_repeated_request_is_answered_and_executed_once,

@@ -241,3 +241,32 @@ pub fn the_clock_goes_on_though_another_region_is_ahead<B: Backend>(world: &Worl
     }
     assert_eq!(world.trace_at(&world.na), "n 1 n 2 n");
 }
+
+/// A peer that lies, or whose clock is broken: the highest clock that is still believed must not push
+/// the own one over what others believe, or the own stream would stop everywhere.
+pub fn the_highest_clock_of_a_peer_leaves_the_own_stream_readable<B: Backend>(world: &World<B>) {
+    world.submit(&world.eu, &[world.append("1")]);
+    let mut updates = world.outbox(&world.eu);
+    let mut update = Update::decode(&updates[0].1).expect("update");
+    let (mut low, mut high) = (update.hlc.0, u64::MAX);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        update.hlc = Hlc(middle);
+        match Update::decode(&update.encode()) {
+            Ok(_) => low = middle,
+            Err(_) => high = middle,
+        }
+    }
+    update.hlc = Hlc(low);
+    updates[0].1 = update.encode();
+    let epoch = world.epoch(&world.eu);
+    let outcome = world
+        .applier()
+        .apply(&mut *world.na.open(), "EU", epoch, &updates);
+    assert_eq!((outcome.executed, outcome.wait), (1, None));
+    world.submit(&world.na, &[world.append("2"), world.append("3")]);
+    world.submit(&world.na, &[world.append("4")]);
+    let outcome = world.ship(&world.na, &world.asia);
+    assert_eq!((outcome.executed, outcome.wait), (3, None));
+    assert_eq!(world.trace_at(&world.asia), "2 3 4");
+}

@@ -22,9 +22,9 @@ CREATE OR REPLACE FUNCTION prism.take_numbers(
 DECLARE
     v_seen_hlc bigint;
 BEGIN
-    -- After the statements: no less than what they can have read.
+    -- After the statements: no less than what they can have read. (2^62: Hlc::FOLLOWED.)
     SELECT coalesce(array_agg(v.n ORDER BY w.key, v.i) FILTER (WHERE w.applied > 0), '{}'),
-           coalesce(max(w.hlc), 0)
+           least(coalesce(max(w.hlc), 0), 4611686018427387904)
         INTO r_seen, v_seen_hlc
         FROM prism.watermark w
         CROSS JOIN LATERAL (VALUES (1, w.key), (2, w.applied)) AS v (i, n);
