@@ -178,10 +178,17 @@ impl Address {
         })?;
         let hosts = config.get_hosts();
         let is_unix = |host: &Host| !matches!(host, Host::Tcp(_));
-        let local = !hosts.is_empty() && hosts.iter().all(is_unix);
+        // The client goes to hostaddr where there is one, and takes host for a name only.
+        let has_addresses = !config.get_hostaddrs().is_empty();
+        let local = !has_addresses && !hosts.is_empty() && hosts.iter().all(is_unix);
         let tls = Tls::new(mode, roots, certificate, key, local)?;
         if !local && tls.mode.is_required() && hosts.iter().any(is_unix) {
-            return Err("the database address mixes sockets of this machine, which have no TLS, with hosts for which sslmode demands it: write two addresses, or only one kind".to_owned());
+            let why = if has_addresses {
+                "the database address has a hostaddr and, as its host, a socket of this machine, which no certificate names: write the server's name as host"
+            } else {
+                "the database address mixes sockets of this machine, which have no TLS, with hosts for which sslmode demands it: write two addresses, or only one kind"
+            };
+            return Err(why.to_owned());
         }
         let direct = config.get_ssl_negotiation() == SslNegotiation::Direct;
         if direct && !tls.mode.is_required() {
@@ -243,6 +250,11 @@ mod tests {
         assert_eq!(mode("?sslrootcert=system"), Mode::VerifyFull);
         let local = Address::parse("postgres:///na?host=/run/pg&sslmode=verify-full&user=a");
         assert_eq!(local.expect("valid").tls.mode, Mode::Disable);
+        // The client goes to hostaddr, which is no socket of this machine.
+        let remote = "postgres:///na?host=/run/pg&hostaddr=192.0.2.1&user=a&sslmode=";
+        let remote = |mode| Address::parse(&format!("{remote}{mode}"));
+        assert_eq!(remote("prefer").expect("valid").tls.mode, Mode::Prefer);
+        assert!(remote("verify-full").is_err_and(|e| e.contains("hostaddr")));
     }
 
     #[test]
