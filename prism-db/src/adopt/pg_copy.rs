@@ -12,7 +12,7 @@ use postgres::Client;
 use super::pg_tools::Tools;
 use super::postgres::{CLEAR, address, connect, failed};
 use super::{AdoptError, Change};
-use crate::DbError;
+use crate::{DbError, Hlc};
 
 /// Awaited writes are short.
 const TRIES: u32 = 100;
@@ -221,18 +221,24 @@ fn grants(client: &mut Client) -> Result<String, DbError> {
                 format!("\"{}\"", role.replace('"', "\"\"")),
             ),
         };
-        let grant = literal(&format!("GRANT {privilege} ON {what} TO {grantee}"));
-        text.push_str(&format!(
-            "DO $prism_grant$ BEGIN IF {condition} THEN EXECUTE {grant}; END IF; END $prism_grant$;\n"
-        ));
+        text.push_str(&grant_if(&condition, &privilege, &what, &grantee));
     }
     Ok(text)
+}
+
+/// In single quotes, which the names in it cannot end: whoever may name a table in the donor's database
+/// could put the end of a dollar quote into the name.
+fn grant_if(condition: &str, privilege: &str, what: &str, grantee: &str) -> String {
+    let grant = literal(&format!("GRANT {privilege} ON {what} TO {grantee}"));
+    let body = format!("BEGIN IF {condition} THEN EXECUTE {grant}; END IF; END");
+    format!("DO {};\n", literal(&body))
 }
 
 /// The donor's row of the target's stream becomes the row of the donor's own stream.
 fn become_target(change: &Change<'_>) -> String {
     let (target, donor) = (literal(change.target), literal(change.donor));
     let (epoch, key) = (change.epoch.0.cast_signed(), change.donor_key.0);
+    let followed = Hlc::FOLLOWED.0;
     format!(
         r"
 DO $prism_adopt$
@@ -246,7 +252,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'the copy does not know the new numbering; run this again';
     END IF;
-    SELECT greatest(v_own.hlc, max(hlc)) INTO v_hlc FROM prism.watermark;
+    SELECT greatest(v_own.hlc, least(max(hlc), {followed})) INTO v_hlc FROM prism.watermark;
     UPDATE prism.watermark
         SET stream = {donor}, key = {key}, epoch = v_own.epoch, applied = v_own.next_seq - 1,
             tag = v_own.last_tag, hlc = v_own.hlc
@@ -342,5 +348,14 @@ mod tests {
     #[test]
     fn names_cannot_leave_their_quotes() {
         assert_eq!(literal("it's"), "'it''s'");
+    }
+
+    #[test]
+    fn a_name_cannot_end_the_command_that_it_stands_in() {
+        let what = "TABLE public.\"x$prism_grant$; DROP TABLE t; --'\"";
+        let text = grant_if("true", "SELECT", what, "\"a'b$$\"");
+        // Outside of single quotes there is nothing of it.
+        let outside: Vec<_> = text.split('\'').step_by(2).collect();
+        assert_eq!(outside.concat(), "DO ;\n", "{text}");
     }
 }
