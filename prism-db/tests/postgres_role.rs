@@ -230,3 +230,53 @@ fn the_printed_role_is_the_created_one() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn names_that_need_quotes_are_granted_checked_and_written() {
+    use prism_db::catalogue::{Catalogue, Kind};
+    let na = Region::new(shared(), "role_names", "NA");
+    let table = r#""my.app"."T.1; "" --""#;
+    let other = r#""Mixed.Case""#;
+    na.sql()
+        .batch_execute(&format!(
+            "CREATE SCHEMA \"my.app\"; CREATE TABLE {table} (id bigint PRIMARY KEY);
+             CREATE TABLE {other} (id bigint PRIMARY KEY, n bigint DEFAULT (random() * 9)::int)"
+        ))
+        .unwrap();
+    let insert = |name: &str, table: &str| {
+        let sql = format!("INSERT INTO {table} (id) VALUES ($1)");
+        statement(name, &sql, &[prism_db::ParamType::Int], Kind::Insert)
+    };
+    let configs = [insert("quoted", table), insert("chance", other)];
+    let catalogue = std::sync::Arc::new(Catalogue::load(&configs).unwrap());
+    let owner = parse(&na.url);
+    prism_db::migrate(&owner, &topology("NA"), &catalogue).unwrap();
+    let granted = create_role(&owner, "names_node", &catalogue)
+        .unwrap()
+        .unwrap();
+    assert_eq!(granted.remarks, [""; 0]);
+    let mut admin = shared().admin("role_names").unwrap();
+    admin
+        .batch_execute("ALTER ROLE names_node PASSWORD 'secret'")
+        .unwrap();
+    let mut options = options("NA");
+    options.catalogue = std::sync::Arc::clone(&catalogue);
+    let mut db = open(&as_role(&na.url, "names_node"), options);
+    let [quoted, chance] = ["quoted", "chance"].map(|name| catalogue.get(name).unwrap());
+    let one = prism_db::Submission {
+        statement: quoted.digest(),
+        params: quoted.bind(&[Value::Int(1)]).unwrap(),
+        request_id: None,
+    };
+    db.submit(&[one]).unwrap();
+    assert_eq!(na.number(&format!("SELECT count(*) FROM {table}")), 1);
+    assert_eq!(db.check(quoted).unwrap(), []);
+    // The default that differs between regions is found, whatever the table is called.
+    assert_eq!(db.check(chance).unwrap().len(), 1);
+    admin
+        .batch_execute("DROP OWNED BY names_node; DROP ROLE names_node")
+        .unwrap();
+    admin
+        .batch_execute(&role_script("names_node", &catalogue).unwrap())
+        .unwrap();
+}

@@ -1,10 +1,11 @@
 //! Which tables a statement touches, and by which verbs: what a role needs to be granted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    FromTable, ObjectName, Query, Statement, TableFactor, TableObject, Visit, Visitor,
+    FromTable, Ident, ObjectName, Query, Statement, TableFactor, TableObject, Visit, Visitor,
 };
 
 use super::sql::{Role, parse};
@@ -35,12 +36,53 @@ impl Privilege {
     }
 }
 
-/// By table, as SQL writes its name, with its schema.
-pub type Access = BTreeMap<String, BTreeSet<Privilege>>;
+/// A table and its schema, each as SQL writes it. Two parts, since a name in quotes may hold points.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Table {
+    /// The schema.
+    pub schema: String,
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+impl Table {
+    /// A table without a schema is found in `public`: a session's search_path says so.
+    fn new(mut parts: Vec<String>) -> Self {
+        let name = parts.pop().unwrap_or_default();
+        let schema = match parts.is_empty() {
+            true => "public".to_owned(),
+            false => parts.join("."),
+        };
+        Self { schema, name }
+    }
+}
+
+/// By table.
+pub type Access = BTreeMap<Table, BTreeSet<Privilege>>;
+
+/// The parts of a name as SQL writes them. (The parser's own way of writing takes two quotes inside
+/// of a name for one that is doubled already.)
+pub(super) fn parts(name: &ObjectName) -> Vec<String> {
+    let idents = name.0.iter().filter_map(|part| part.as_ident());
+    idents.map(written).collect()
+}
+
+fn written(ident: &Ident) -> String {
+    match ident.quote_style {
+        None => ident.value.clone(),
+        Some(_) => format!("\"{}\"", ident.value.replace('"', "\"\"")),
+    }
+}
 
 #[derive(Default)]
 struct Relations {
-    names: Vec<String>,
+    names: Vec<Vec<String>>,
     /// Named by WITH: no tables.
     with: BTreeSet<String>,
 }
@@ -51,12 +93,12 @@ impl Visitor for Relations {
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         let tables = query.with.iter().flat_map(|with| &with.cte_tables);
         self.with
-            .extend(tables.map(|table| table.alias.name.to_string()));
+            .extend(tables.map(|table| written(&table.alias.name)));
         ControlFlow::Continue(())
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
-        self.names.push(relation.to_string());
+        self.names.push(parts(relation));
         ControlFlow::Continue(())
     }
 }
@@ -75,18 +117,23 @@ pub(super) fn add(text: &str, role: Role, access: &mut Access) {
         if let Some(place) = names.iter().position(|name| *name == target) {
             names.remove(place);
         }
-        access.entry(qualified(&target)).or_default().extend(verbs);
+        let entry = access.entry(Table::new(target)).or_default();
+        entry.extend(verbs);
     }
     for name in names {
-        if !found.with.contains(&name) {
-            let entry = access.entry(qualified(&name)).or_default();
+        let is_table = match name.as_slice() {
+            [one] => !found.with.contains(one),
+            _ => true,
+        };
+        if is_table {
+            let entry = access.entry(Table::new(name)).or_default();
             entry.insert(Privilege::Select);
         }
     }
 }
 
 /// What is written, and how.
-fn target(statement: &Statement) -> (Option<String>, Vec<Privilege>) {
+fn target(statement: &Statement) -> (Option<Vec<String>>, Vec<Privilege>) {
     use Privilege::{Delete, Insert, Select, Update};
     match statement {
         Statement::Insert(insert) => {
@@ -103,7 +150,7 @@ fn target(statement: &Statement) -> (Option<String>, Vec<Privilege>) {
                 }
                 Some(_) => vec![Insert, Select, Update],
             };
-            (Some(name.to_string()), verbs)
+            (Some(parts(name)), verbs)
         }
         Statement::Update(update) => (factor(&update.table.relation), vec![Update, Select]),
         Statement::Delete(delete) => {
@@ -115,19 +162,10 @@ fn target(statement: &Statement) -> (Option<String>, Vec<Privilege>) {
     }
 }
 
-fn factor(table: &TableFactor) -> Option<String> {
+fn factor(table: &TableFactor) -> Option<Vec<String>> {
     match table {
-        TableFactor::Table { name, .. } => Some(name.to_string()),
+        TableFactor::Table { name, .. } => Some(parts(name)),
         _ => None,
-    }
-}
-
-/// A table without a schema is found in `public`: a session's search_path says so.
-fn qualified(name: &str) -> String {
-    if name.contains('.') {
-        name.to_owned()
-    } else {
-        format!("public.{name}")
     }
 }
 
@@ -180,6 +218,19 @@ mod tests {
             (
                 "DELETE FROM t WHERE id IN (WITH w AS (SELECT id FROM u) SELECT id FROM w)",
                 "public.t: SELECT DELETE, public.u: SELECT",
+            ),
+        ] {
+            assert_eq!(of(text, Role::Write), needs, "{text}");
+        }
+        // Points and quotes inside of a name.
+        for (text, needs) in [
+            (
+                "INSERT INTO \"a.b\" (x) VALUES ($1)",
+                "public.\"a.b\": INSERT",
+            ),
+            (
+                "INSERT INTO \"x\"\"; --\".\"y.\"\"\"\"z\" (x) VALUES ($1)",
+                "\"x\"\"; --\".\"y.\"\"\"\"z\": INSERT",
             ),
         ] {
             assert_eq!(of(text, Role::Write), needs, "{text}");

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use access::{Access, Privilege};
+pub use access::{Access, Privilege, Table};
 pub use bind::BindError;
 pub use check::MAX_PARAMS;
 use check::check;

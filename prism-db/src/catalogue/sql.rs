@@ -5,12 +5,13 @@ use std::ops::ControlFlow;
 
 use sqlparser::ast::{
     DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName,
-    OnInsert, Query, SelectItem, SetExpr, SqliteOnConflict, Statement, Value, ValueWithSpan, Visit,
-    Visitor,
+    OnInsert, Query, SelectItem, SetExpr, SqliteOnConflict, Statement, TableObject, Value,
+    ValueWithSpan, Visit, Visitor,
 };
 use sqlparser::dialect::{PostgreSqlDialect, SQLiteDialect};
 use sqlparser::parser::{Parser, ParserError};
 
+use super::access::parts;
 use super::volatile::{self, Volatile};
 
 /// What is wrong, and what to do.
@@ -56,9 +57,9 @@ pub(super) struct Analysis {
 /// Where an INSERT writes: the columns that it does not name take their defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// As written, without quotes: `users`, `app.users`.
-    pub table: String,
-    /// The columns that it names; empty if it names none.
+    /// Schema and name, or the name alone, each as SQL writes it: `users`, `app."My Users"`.
+    pub table: Vec<String>,
+    /// The columns that it names, without quotes; empty if it names none.
     pub columns: Vec<String>,
 }
 
@@ -71,9 +72,12 @@ fn target(statement: &Statement) -> Option<Target> {
     let Statement::Insert(insert) = statement else {
         return None;
     };
+    let TableObject::TableName(name) = &insert.table else {
+        return None;
+    };
     let plain = |name: &dyn ToString| name.to_string().replace('"', "");
     Some(Target {
-        table: plain(&insert.table),
+        table: parts(name),
         columns: insert.columns.iter().map(|name| plain(name)).collect(),
     })
 }

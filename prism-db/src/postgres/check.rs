@@ -98,7 +98,7 @@ fn numbered(sql: &str, params: usize) -> String {
             .unwrap_or(part.len());
         match part[..digits].parse::<usize>() {
             Ok(n) => {
-                text.push_str(&format!("${}", n + params));
+                text.push_str(&format!("${}", n.saturating_add(params)));
                 text.push_str(&part[digits..]);
             }
             Err(_) => {
@@ -137,7 +137,7 @@ fn unnamed(session: &mut Session, target: &Target) -> Result<Vec<String>, Fault>
          WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
            AND a.attgenerated = ''
          ORDER BY a.attnum",
-        &[&target.table],
+        &[&target.table.join(".")],
     )?;
     let mut problems = Vec::new();
     for row in &rows {

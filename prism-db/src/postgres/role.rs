@@ -8,7 +8,7 @@ use super::fault::{Fault, plain};
 use super::migrate::on_session;
 use super::session::{Session, column};
 use crate::DbError;
-use crate::catalogue::{Access, Catalogue, Privilege};
+use crate::catalogue::{Access, Catalogue, Privilege, Table};
 
 /// What nodes do with each table of the ledger; rows of `intent` are written by functions that run
 /// with the owner's rights.
@@ -65,22 +65,23 @@ fn name(role: &str) -> Result<String, String> {
 fn ledger() -> Access {
     LEDGER
         .iter()
-        .map(|(table, verbs)| (format!("prism.{table}"), verbs.iter().copied().collect()))
+        .map(|(name, verbs)| {
+            let table = Table {
+                schema: "prism".to_owned(),
+                name: (*name).to_owned(),
+            };
+            (table, verbs.iter().copied().collect())
+        })
         .collect()
 }
 
-fn grant(table: &str, verbs: &BTreeSet<Privilege>, role: &str) -> String {
+fn grant(table: &Table, verbs: &BTreeSet<Privilege>, role: &str) -> String {
     let verbs: Vec<_> = verbs.iter().map(|verb| verb.name()).collect();
     format!("GRANT {} ON {table} TO {role}", verbs.join(", "))
 }
 
-/// As written, before the last point.
-fn schema_of(table: &str) -> &str {
-    table.rsplit_once('.').map_or("", |(schema, _)| schema)
-}
-
 fn schemas(access: &Access) -> BTreeSet<&str> {
-    access.keys().map(|table| schema_of(table)).collect()
+    access.keys().map(|table| table.schema.as_str()).collect()
 }
 
 /// Of these tables, those that this session may ask about.
@@ -89,8 +90,8 @@ fn visible(session: &mut Session, access: &Access) -> Result<Vec<String>, Fault>
     for table in access.keys() {
         let sql = "SELECT FROM pg_namespace n
                    WHERE n.oid = to_regnamespace($1) AND has_schema_privilege(n.oid, 'USAGE')";
-        if !session.query(sql, &[&schema_of(table)])?.is_empty() {
-            tables.push(table.clone());
+        if !session.query(sql, &[&table.schema])?.is_empty() {
+            tables.push(table.to_string());
         }
     }
     Ok(tables)
@@ -216,15 +217,16 @@ fn missing(
         }
     }
     // What this session may not look into it cannot ask about.
-    all.retain(|table, _| !hidden.contains(schema_of(table)));
+    all.retain(|table, _| !hidden.contains(&table.schema));
     for (table, verbs) in &all {
+        let name = table.to_string();
         let mut lacking = BTreeSet::new();
         for verb in verbs {
             // By its number: a name is looked up with this session's rights, not that role's.
             let rows = session.query(
                 "SELECT has_table_privilege($1::text::name, c.oid, $3) FROM pg_class c
                  WHERE c.oid = to_regclass($2)",
-                &[&role, table, &verb.name()],
+                &[&role, &name, &verb.name()],
             )?;
             match rows.first() {
                 // EXPLAIN, or the schema's version, tells of it.

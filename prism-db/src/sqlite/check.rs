@@ -53,7 +53,11 @@ fn unnamed(db: &Connection, target: &Target) -> Result<Vec<String>, DbError> {
     if target.columns.is_empty() {
         return Ok(Vec::new());
     }
-    let table = target.table.rsplit('.').next().unwrap_or(&target.table);
+    let table = target.table.last().map_or("", String::as_str);
+    let table = match table.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None => table.to_owned(),
+    };
     let mut query = db
         .prepare("SELECT name, type, dflt_value, pk FROM pragma_table_info(?1)")
         .map_err(own)?;
