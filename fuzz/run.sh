@@ -44,6 +44,7 @@ fi
 
 # Line numbers in findings.
 export CARGO_PROFILE_RELEASE_DEBUG=1
+export RUSTC_WRAPPER=$PWD/fuzz/rustc
 fuzz() { cargo +nightly fuzz "$@"; }
 common=(--sanitizer "$sanitizer" --features libfuzzer)
 echo "fuzz/run.sh: building" >&2

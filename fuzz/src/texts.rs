@@ -1,5 +1,5 @@
-//! Short texts that a person writes into files: keys, database addresses, durations, sizes, request
-//! ids. Refused or understood; and no error or display shows a password.
+//! Short texts that a person writes into files: keys, tokens, certificates, database addresses,
+//! durations, sizes. Refused or understood; and no error or display shows a password.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use prism_db::{DatabaseUrl, ParamType};
 use prism_node::config::Config;
 use prism_node::keys::{PublicKey, SecretKey};
-use prism_node::token::Token;
+use prism_node::{tls, token::Token};
 use tempfile::NamedTempFile;
 
 const SECRET: &str = "S3CR3T";
@@ -41,6 +41,11 @@ pub fn run(bytes: &[u8]) {
 fn key_file(bytes: &[u8]) {
     let path = KEY_FILE.path();
     fs::write(path, bytes).expect("a temporary file");
+    if bytes.starts_with(b"-----BEGIN") {
+        let shown = |error: tls::TlsError| assert!(!error.to_string().is_empty());
+        let _ = tls::server(path, path).map_err(shown);
+        let _ = tls::client(path).map_err(shown);
+    }
     if let Ok(token) = Token::read(path) {
         let text = bytes.trim_ascii();
         assert!(token.digest().is_of(text));
