@@ -212,12 +212,20 @@ impl Pending {
     /// Answers that are there already.
     #[must_use]
     pub fn ready(answers: Vec<Answer>) -> Self {
-        let (sender, receiver) = oneshot::channel();
+        let (sender, pending) = Self::later();
         let _ = sender.send(answers);
-        Self {
-            answers: receiver,
+        pending
+    }
+
+    /// Answers that are sent when they are there.
+    #[must_use]
+    pub fn later() -> (oneshot::Sender<Vec<Answer>>, Self) {
+        let (sender, answers) = oneshot::channel();
+        let pending = Self {
+            answers,
             request: None,
-        }
+        };
+        (sender, pending)
     }
 
     /// Waits so long. Then what has not begun and has a timeout is dropped; what has begun gets

@@ -81,7 +81,7 @@ pub(super) async fn post(
         return Err(too_large(app.max_body));
     }
     let permits = u32::try_from(announced).unwrap_or(u32::MAX);
-    let _room = app
+    let mut room = app
         .body_budget
         .try_acquire_many(permits)
         .map_err(|_| Failure::Busy)?;
@@ -104,6 +104,9 @@ pub(super) async fn post(
             }
             HttpError::bad_request("bad_body", format!("the body broke off: {e}"))
         })?;
+    // What has not come is for others: without a length the whole limit was taken, and until the
+    // answer it may take long.
+    drop(room.split(announced.saturating_sub(bytes.len())));
     match bytes.iter().find(|b| !b.is_ascii_whitespace()) {
         Some(b'[') => many(&app, &bytes).await,
         _ => one(&app, &bytes).await,

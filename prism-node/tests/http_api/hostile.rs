@@ -186,6 +186,30 @@ fn bodies_of_all_clients_together_are_bounded() {
 }
 
 #[test]
+fn a_small_body_of_unknown_length_takes_little_room_until_its_answer() {
+    let node = start(None);
+    let body = r#"{"statement":"add_kills","params":["waits",1]}"#;
+    let chunked = format!(
+        "POST /v1/updates HTTP/1.1\r\nhost: {}\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        node.address,
+        body.len()
+    );
+    // One after the other, more than 64 MiB of room at 4 MiB each.
+    let mut waiting = Vec::new();
+    for n in 1..=20 {
+        let mut stream = TcpStream::connect(node.address).expect("connect");
+        stream.write_all(chunked.as_bytes()).expect("write");
+        waiting.push(stream);
+        wait_until("it is taken, and waits", || {
+            node.intake.waiting.lock().expect("lock").len() == n
+        });
+    }
+    let reply = node.post(r#"{"statement":"add_kills","params":["steve",1]}"#);
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    node.intake.waiting.lock().expect("lock").clear();
+}
+
+#[test]
 fn a_server_says_why_it_cannot_start() {
     let node = start(None);
     let (mut config, ..) = server_config(None);

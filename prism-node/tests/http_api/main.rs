@@ -32,6 +32,8 @@ struct FakeIntake {
     /// The answer to the next question, when it comes.
     hold: Mutex<Option<Finding>>,
     holds: AtomicBool,
+    /// Updates of "waits" are not answered as long as these are there.
+    waiting: Mutex<Vec<oneshot::Sender<Vec<Answer>>>>,
 }
 
 impl FakeIntake {
@@ -44,6 +46,14 @@ impl Intake for FakeIntake {
     fn submit(&self, updates: Vec<NewUpdate>) -> Result<Pending, Failure> {
         if let Some(failure) = &*self.queue.lock().expect("lock") {
             return Err(failure.clone());
+        }
+        if updates
+            .iter()
+            .all(|u| u.params[0] == Value::Text("waits".into()))
+        {
+            let (sender, pending) = Pending::later();
+            self.waiting.lock().expect("lock").push(sender);
+            return Ok(pending);
         }
         let mut taken = self.taken.lock().expect("lock");
         let mary = self.mary.lock().expect("lock");
