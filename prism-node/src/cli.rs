@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::commands;
 use crate::config::{Config, ConfigError, Node};
+use crate::words::{Indented, harmless};
 
 /// Carries every update to every region's database, exactly once and in order.
 #[derive(Debug, Parser)]
@@ -428,7 +429,7 @@ pub fn main() -> ExitCode {
                 || matches!(&e, CliError::Output(e) if e.kind() == io::ErrorKind::BrokenPipe);
             if !silent {
                 // Nothing can be done if stderr is gone as well.
-                let _ = writeln!(io::stderr(), "error: {e}");
+                let _ = writeln!(io::stderr(), "error: {}", harmless(&e.to_string()));
             }
             e.status()
         }
@@ -456,7 +457,7 @@ fn start_log(cli: &Cli) -> Result<(), CliError> {
         .map_err(|e| CliError::Usage(format!("log level \"{filter}\": {e}")))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| Indented(io::stderr()))
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     // A second call in one process (tests) keeps the first subscriber.

@@ -29,3 +29,4 @@ pub mod secrets;
 pub mod status;
 pub mod tls;
 pub mod token;
+mod words;

@@ -1,7 +1,9 @@
 //! `prism check`: everything that can be wrong before a node is started, with the fix.
 
+use std::fs;
 use std::io::{self, Write, stdout};
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use crate::client::{Client, ClientError};
 use crate::config::{AccessError, Config, Node, Region};
 use crate::secrets;
 use crate::status::Status;
+use crate::words::harmless;
 
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(4);
 const NODE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,6 +87,7 @@ pub fn run(args: &CheckArgs) -> Result<(), CliError> {
             config.catalogue.iter().count()
         ),
     )];
+    findings.extend(passwords(&config));
     findings.extend(secrets(&config));
     if let (Some(node), Some(data_dir)) = (&args.node, &args.data_dir) {
         findings.push(own_key(find_node(&config, node)?, data_dir));
@@ -112,12 +116,12 @@ fn report(findings: &[Finding], out: &mut dyn Write) -> Result<(), CliError> {
     for finding in findings {
         match &finding.result {
             Ok(detail) if finding.warning => {
-                writeln!(out, "warning  {}: {detail}", finding.what)?;
+                writeln!(out, "warning  {}: {}", finding.what, harmless(detail))?;
             }
             Ok(detail) => writeln!(out, "ok       {}: {detail}", finding.what)?,
             Err(Problem { problem, fix }) => {
                 problems += 1;
-                writeln!(out, "PROBLEM  {}: {problem}", finding.what)?;
+                writeln!(out, "PROBLEM  {}: {}", finding.what, harmless(problem))?;
                 writeln!(out, "         fix: {fix}")?;
             }
         }
@@ -127,6 +131,37 @@ fn report(findings: &[Finding], out: &mut dyn Write) -> Result<(), CliError> {
         1 => Err(CliError::Failed("1 problem".to_owned())),
         n => Err(CliError::Failed(format!("{n} problems"))),
     }
+}
+
+/// A password in a file that others can read.
+fn passwords(config: &Config) -> Option<Finding> {
+    let mode = fs::metadata(&config.path).ok()?.permissions().mode() & 0o777;
+    let text = fs::read_to_string(&config.path).ok()?;
+    (mode & 0o044 != 0 && holds_password(&text)).then(|| {
+        let path = config.path.display();
+        Finding::warning(
+            "passwords",
+            format!(
+                "{path} holds the password of a database and can be read by others (mode {mode:04o}): \
+                 write ${{VAR}} in its place, or chmod 600 {path}"
+            ),
+        )
+    })
+}
+
+/// Whether a database address has a password that does not come from the environment.
+fn holds_password(text: &str) -> bool {
+    let is_written = |password: &str| !password.is_empty() && !password.starts_with("${");
+    let behind = |scheme| text.split(scheme).skip(1);
+    let mut addresses = behind("postgres://").chain(behind("postgresql://"));
+    addresses.any(|rest| {
+        let end = rest.find(['"', '\'', '\n']).unwrap_or(rest.len());
+        let rest = &rest[..end];
+        let login = rest.split_once('@').map_or("", |(login, _)| login);
+        let in_login = login.split_once(':').map_or("", |(_, password)| password);
+        let in_query = rest.split_once("password=").map_or("", |(_, rest)| rest);
+        is_written(in_login) || is_written(in_query)
+    })
 }
 
 fn secrets(config: &Config) -> Vec<Finding> {
@@ -372,5 +407,27 @@ fn free(node: &Node, what: String) -> Finding {
             format!("cannot listen on {address}: {e}"),
             "change the port in the configuration, or stop the program that has it",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::holds_password;
+
+    #[test]
+    fn written_passwords_are_told_from_those_of_the_environment() {
+        for yes in [
+            r#"database = "postgres://prism:secret@h/na""#,
+            r#"database = "sqlite:a"; direct = "postgresql://h/na?user=a&password=secret""#,
+        ] {
+            assert!(holds_password(yes), "{yes}");
+        }
+        for no in [
+            r#"database = "postgres://prism:${PW}@h:5432/na?password=${PW}""#,
+            r#"database = "postgres://prism@h:5432/na""#,
+            "database = 'sqlite:na.db' # a:b@c",
+        ] {
+            assert!(!holds_password(no), "{no}");
+        }
     }
 }

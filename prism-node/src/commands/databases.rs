@@ -48,10 +48,3 @@ pub(super) fn failed(region: &Region, error: &DbError) -> CliError {
     };
     CliError::Failed(format!("the database of {}: {error}{fix}", region.name))
 }
-
-/// What a database says cannot move the reader's cursor.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
-}

@@ -6,6 +6,7 @@ use prism_db::{DatabaseUrl, DbError, Granted, Migrated};
 
 use crate::cli::{CliError, MigrateArgs};
 use crate::config::{Config, Region};
+use crate::words::harmless;
 
 /// Migrates all regions or one; one that fails does not stop the others.
 ///
@@ -35,7 +36,7 @@ pub fn run(args: &MigrateArgs) -> Result<(), CliError> {
     for region in chosen {
         if let Err((url, e)) = one(args, &config, region, &mut out)? {
             failed = true;
-            writeln!(out, "{}: FAILED: {e}", region.name)?;
+            writeln!(out, "{}: FAILED: {}", region.name, harmless(&e.to_string()))?;
             if matches!(e, DbError::Unreachable(_)) {
                 writeln!(
                     out,
@@ -94,7 +95,7 @@ fn tell(
         writeln!(out, "{name}: role {role} has its grants")?;
     }
     for remark in &granted.remarks {
-        writeln!(out, "    {remark}")?;
+        writeln!(out, "    {}", harmless(remark))?;
     }
     Ok(())
 }

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::databases::{failed, find_region, open, printable};
+use super::databases::{failed, find_region, open};
 use super::table::{Align, Table};
 use crate::cli::{CliError, RejectedArgs, RejectedCommand};
 use crate::config::{Config, Region};
+use crate::words::{harmless, printable};
 
 /// Dead letters of one region that are shown at once.
 const SHOWN: u32 = 1000;
@@ -35,7 +36,7 @@ pub fn run(args: &RejectedArgs) -> Result<(), CliError> {
             let text = if args.json {
                 format!("{}\n", letter.json(&config))
             } else {
-                letter.text(&config)
+                harmless(&letter.text(&config))
             };
             Ok(stdout().lock().write_all(text.as_bytes())?)
         }

@@ -10,6 +10,7 @@ use crate::cli::{CliError, StatusArgs};
 use crate::client::{Client, ClientError, Credentials};
 use crate::config::Config;
 use crate::status::Status;
+use crate::words::printable;
 
 /// A node that has not answered by then is shown as unreachable.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -170,13 +171,6 @@ fn as_text(answers: &[Answer]) -> String {
 
 fn optional(text: Option<&str>) -> String {
     text.map_or_else(|| "-".to_owned(), printable)
-}
-
-/// What a node says cannot move the reader's cursor.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::cli::{CliError, SubmitArgs, find_node};
 use crate::client::{Client, ClientError};
 use crate::config::{Config, Node};
 use crate::http::Binder;
+use crate::words::printable;
 
 /// The node itself gives up earlier.
 const TIMEOUT: Duration = Duration::from_secs(65);
@@ -85,7 +86,7 @@ fn line(answer: &Value) -> String {
     if let Some(region) = word("region") {
         line += &format!(" region={region}");
     }
-    line
+    printable(&line)
 }
 
 fn explain(e: ClientError, args: &SubmitArgs, node: &Node, id: Uuid) -> CliError {
