@@ -455,10 +455,14 @@ fn start_log(cli: &Cli) -> Result<(), CliError> {
     };
     let filter = EnvFilter::try_new(&filter)
         .map_err(|e| CliError::Usage(format!("log level \"{filter}\": {e}")))?;
+    let colours = io::stderr().is_terminal();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| Indented(io::stderr()))
-        .with_ansi(io::stderr().is_terminal())
+        .with_writer(move || Indented {
+            to: io::stderr(),
+            colours,
+        })
+        .with_ansi(colours)
         .with_target(false);
     // A second call in one process (tests) keeps the first subscriber.
     let _ = match cli.log.log {

@@ -27,32 +27,47 @@ fn is_unseen(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A log whose events begin at the start of a line, and nothing else does.
-pub(crate) struct Indented<W>(pub W);
+/// A log whose events begin at the start of a line, and nothing else does. (The subscriber makes the
+/// text of an event harmless, but not its fields.)
+pub(crate) struct Indented<W> {
+    pub(crate) to: W,
+    /// The subscriber writes colours: these, and no other sequences, are left as they are.
+    pub(crate) colours: bool,
+}
 
 impl<W: Write> Write for Indented<W> {
     /// An event is written at once, with its line end.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let (text, end) = match event.split_last() {
-            Some((b'\n', text)) => (text, &b"\n"[..]),
-            _ => (event, &b""[..]),
+        let text = String::from_utf8_lossy(event);
+        let (text, end) = match text.strip_suffix('\n') {
+            Some(text) => (text, "\n"),
+            None => (&*text, ""),
         };
-        let mut out = Vec::with_capacity(event.len());
-        for byte in text {
-            match byte {
-                b'\n' => out.extend_from_slice(b"\n    "),
-                b'\r' => out.extend_from_slice(b"\\r"),
-                byte => out.push(*byte),
+        let mut out = String::with_capacity(event.len());
+        for (at, c) in text.char_indices() {
+            match c {
+                '\n' => out.push_str("\n    "),
+                '\u{1b}' if self.colours && is_colour(&text[at + 1..]) => out.push(c),
+                '\t' => out.push(c),
+                c if is_unseen(c) => out.extend(c.escape_unicode()),
+                c => out.push(c),
             }
         }
-        out.extend_from_slice(end);
-        self.0.write_all(&out)?;
+        out.push_str(end);
+        self.to.write_all(out.as_bytes())?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.to.flush()
     }
+}
+
+/// `[1;31m`
+fn is_colour(behind_escape: &str) -> bool {
+    let rest = behind_escape.strip_prefix('[').unwrap_or_default();
+    rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';')
+        .starts_with('m')
 }
 
 #[cfg(test)]
@@ -91,20 +106,28 @@ mod tests {
 
     #[test]
     fn words_of_others_are_no_line_of_the_log() {
-        let kept = Kept::default();
-        let writer = kept.clone();
-        let log = tracing_subscriber::fmt()
-            .with_writer(move || Indented(writer.clone()))
-            .with_ansi(false)
-            .finish();
-        tracing::subscriber::with_default(log, || {
-            tracing::warn!(error = %HOSTILE, "alarm raised: {HOSTILE}");
-            tracing::warn!("the next");
-        });
-        let text = String::from_utf8(kept.0.lock().expect("a lock").clone()).expect("UTF-8");
-        assert!(!text.contains(['\u{1b}', '\u{9b}', '\r']), "{text:?}");
-        let begin = |line: &&str| !line.starts_with("    ");
-        assert_eq!(text.lines().filter(begin).count(), 2, "{text}");
-        assert!(text.ends_with("the next\n"));
+        for colours in [false, true] {
+            let kept = Kept::default();
+            let to = kept.clone();
+            let log = tracing_subscriber::fmt()
+                .with_writer(move || Indented {
+                    to: to.clone(),
+                    colours,
+                })
+                .with_ansi(colours)
+                .with_target(false)
+                .finish();
+            tracing::subscriber::with_default(log, || {
+                tracing::warn!(error = %HOSTILE, "alarm raised: {HOSTILE}");
+                tracing::warn!("the next");
+            });
+            let text = String::from_utf8(kept.0.lock().expect("a lock").clone()).expect("UTF-8");
+            assert!(!text.contains("\u{1b}[2J"), "{text:?}");
+            assert!(!text.contains(['\u{9b}', '\u{202E}', '\r']), "{text:?}");
+            assert_eq!(text.contains("\u{1b}["), colours, "{text:?}");
+            let begin = |line: &&str| !line.starts_with("    ");
+            assert_eq!(text.lines().filter(begin).count(), 2, "{text}");
+            assert!(text.ends_with("the next\n"));
+        }
     }
 }
