@@ -25,6 +25,7 @@ hostssl all    all      127.0.0.1/32 scram-sha-256
 struct Secure {
     cluster: Cluster,
     ours: Authority,
+    server: Issued,
     dir: tempfile::TempDir,
     url: String,
 }
@@ -39,7 +40,8 @@ fn secure() -> &'static Secure {
         prism_db::migrate(&parse(&cluster.url("certs")), &topology("NA"), &catalogue())
             .expect("migrates");
         let (ours, other) = (Authority::new("ours"), Authority::new("theirs"));
-        switch_on(&cluster, &ours.issue(&["localhost"], false), &ours, RULES);
+        let server = ours.issue(&["localhost"], false);
+        switch_on(&cluster, &server, &ours, RULES);
         let dir = tempfile::tempdir().expect("a directory");
         file(dir.path(), "ours.pem", &ours.pem());
         file(dir.path(), "other.pem", &other.pem());
@@ -49,6 +51,7 @@ fn secure() -> &'static Secure {
         Secure {
             cluster,
             ours,
+            server,
             dir,
             url: na.url,
         }
@@ -151,6 +154,25 @@ fn a_server_that_is_somebody_else_is_refused() {
         with("localhost", "sslmode=verify-full&sslrootcert=client.key"),
         "no certificate in it",
     );
+}
+
+#[test]
+fn a_certificate_without_its_key_is_refused() {
+    // Everybody may see the certificate that a server shows.
+    let (seen, own) = (&secure().server, secure().ours.issue(&["localhost"], false));
+    let shown = Issued {
+        certificate: seen.certificate.clone(),
+        key: own.key,
+    };
+    let middle = Middle::terminates(&shown, secure().cluster.port());
+    for query in [
+        "sslmode=require",
+        "sslmode=verify-ca&sslrootcert=ours.pem",
+        "sslmode=verify-full&sslrootcert=ours.pem",
+    ] {
+        let result = reach(&at(&secure().url, "localhost", middle.port, query));
+        refused(result, "signature");
+    }
 }
 
 #[test]

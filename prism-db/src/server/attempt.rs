@@ -109,7 +109,11 @@ fn explain(address: &Address, error: &rustls::Error) -> String {
         _ => "this machine's trusted certificates".to_owned(),
     };
     match error {
-        InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+        // Of the handshake, in every mode; or of the certificate.
+        InvalidCertificate(CertificateError::BadSignature) => {
+            "the server cannot sign as its certificate says, or the signature of the certificate is wrong: somebody else may be answering".to_owned()
+        }
+        InvalidCertificate(CertificateError::UnknownIssuer) => {
             format!("the server's certificate was not signed by an authority in {roots}: somebody else may be answering, or sslrootcert is not the right file")
         }
         InvalidCertificate(

@@ -16,6 +16,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, Stream,
 };
@@ -209,8 +210,12 @@ fn server_config(own: &Issued) -> ServerConfig {
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .expect("a certificate")
+        // Whether the key is that of the certificate is not looked at: whoever shows the certificate
+        // of another one has not got its key.
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(
+            certificates,
+            rustls::crypto::ring::sign::any_supported_type(&key).expect("a key"),
+        ))))
 }
 
 /// A login is a strict alternation of questions and answers.
