@@ -252,14 +252,19 @@ pub enum Violation {
 }
 
 impl Notice {
+    /// Whether `other` has said all that this one says: one offence of a node is enough.
+    pub(crate) fn is_told_by(&self, other: &Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::Violation { from, .. }, Self::Violation { from: culprit, .. }) if from == culprit
+        )
+    }
+
     /// The same is told again and again; one that is lost is not missed.
     pub(crate) const fn is_repeated(&self) -> bool {
         matches!(
             self,
-            Self::Dropped { .. }
-                | Self::Violation { .. }
-                | Self::SiblingTail { .. }
-                | Self::SiblingAcked { .. }
+            Self::Dropped { .. } | Self::SiblingTail { .. } | Self::SiblingAcked { .. }
         )
     }
 }

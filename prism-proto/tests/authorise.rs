@@ -312,3 +312,27 @@ fn the_last_numbers_there_are_harm_nobody() {
         sim.run_until(10 * SEC, Sim::settled);
     }
 }
+
+#[test]
+fn a_violation_is_not_lost_behind_a_crowd_of_other_mistakes() {
+    let mut sim = warm(5);
+    let now = at(sim.now);
+    let (from, what, frame) = forbidden().remove(0);
+    let offence = forge(&sim, from, &[frame]);
+    let node = &mut sim.nodes[NA1];
+    for _ in 0..200 {
+        node.engine
+            .handle_datagram(now, NodeId(from as u16), b"rubbish", &mut node.inbox);
+    }
+    for _ in 0..3 {
+        node.engine
+            .handle_datagram(now, NodeId(from as u16), &offence, &mut node.inbox);
+    }
+    let outputs = feed(&mut sim, from, b"rubbish");
+    let told = Output::Notify(Notice::Violation {
+        from: NodeId(from as u16),
+        what,
+    });
+    let times = outputs.iter().filter(|output| **output == told).count();
+    assert_eq!(times, 1, "{outputs:?}");
+}

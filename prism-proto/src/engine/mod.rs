@@ -324,6 +324,9 @@ impl<S: Storage> Engine<S> {
     }
 
     fn notify(&mut self, notice: Notice) {
+        if self.notices.iter().any(|told| notice.is_told_by(told)) {
+            return;
+        }
         if self.notices.is_full() {
             if notice.is_repeated() {
                 return;
