@@ -134,7 +134,8 @@ pub struct EndpointConfig {
 pub struct Reload {
     /// As in [`EndpointConfig`]; [`Protection::Open`] and `Sealed` are not exchanged for each other.
     pub protection: Protection,
-    /// The nodes of [`EndpointConfig`] in the same order; addresses and keys may differ.
+    /// The nodes of [`EndpointConfig`] in the same order; addresses and keys may differ. One that
+    /// was taken out of the cluster has no keys: it gets nothing any more.
     pub nodes: Vec<NodeAddress>,
     /// As in [`EndpointConfig`].
     pub catalogue: u64,
@@ -149,12 +150,25 @@ impl Reload {
         if std::mem::discriminant(&self.protection) != std::mem::discriminant(protection) {
             return Err(EndpointError::OtherProtection);
         }
-        check_keys(me, &self.nodes, &self.protection)
+        keys_fit(me, &self.nodes, &self.protection)
     }
 }
 
 /// Whether every node can be told by its keys, and this one has the key that belongs to it.
 pub(crate) fn check_keys(
+    me: NodeId,
+    nodes: &[NodeAddress],
+    protection: &Protection,
+) -> Result<(), EndpointError> {
+    let keyless = nodes.iter().find(|node| node.public_keys.is_empty());
+    match (keyless, protection) {
+        (Some(node), Protection::Sealed(_)) => Err(EndpointError::NoKey(node.name.clone())),
+        _ => keys_fit(me, nodes, protection),
+    }
+}
+
+/// The same; another node may have no key: it was taken out of the cluster.
+fn keys_fit(
     me: NodeId,
     nodes: &[NodeAddress],
     protection: &Protection,
@@ -165,8 +179,7 @@ pub(crate) fn check_keys(
     for (i, node) in nodes.iter().enumerate() {
         let name = || node.name.clone();
         match node.public_keys.len() {
-            0 => return Err(EndpointError::NoKey(name())),
-            1 | 2 => {}
+            0..=2 => {}
             many => return Err(EndpointError::TooManyKeys(name(), many)),
         }
         if node.public_keys.iter().any(session::is_low_order) {

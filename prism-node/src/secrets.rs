@@ -75,15 +75,16 @@ pub fn own_key(node: &Node, data_dir: &Path) -> Result<SecretKey, SecretsError> 
 }
 
 /// The nodes of a running cluster with the addresses and keys of a configuration. One that is not
-/// in it any more keeps its place and loses its keys: nobody can prove to be it.
+/// in it any more, or in another region, keeps its place and loses its keys: nobody can prove to be
+/// it. This node itself (`me`) stays what it is until it is started again.
 #[must_use]
-pub(crate) fn addresses(running: &Config, config: &Config) -> Vec<NodeAddress> {
+pub(crate) fn addresses(running: &Config, config: &Config, me: &str) -> Vec<NodeAddress> {
     let nodes = running.nodes.iter();
     nodes
         .map(|node| {
             let region = &running.region(node.region).name;
             let new = config.node_named(&node.name);
-            let new = new.filter(|n| config.region(n.region).name == *region);
+            let new = new.filter(|n| n.name == me || config.region(n.region).name == *region);
             let keys = new.map(|n| [n.public_key, n.next_public_key]);
             NodeAddress {
                 name: node.name.clone(),

@@ -303,6 +303,34 @@ fn a_broken_configuration_is_an_alarm_and_the_old_one_goes_on() {
     flows(&w);
 }
 
+/// Its process still runs and has good keys, and it gets nothing more.
+#[test]
+fn a_node_that_is_taken_out_of_the_configuration_is_cut_off() {
+    let mut w = Files::plan(&[("NA", 1), ("EU", 2)], "", Some("EU"));
+    w.start(&["NA1", "EU1", "EU2"]);
+    let up = |w: &Files, node: &str| w.metric("NA1", &format!("prism_peer_up{{node=\"{node}\"}}"));
+    w.wait("all talk to each other", || {
+        up(&w, "EU1") == 1.0 && up(&w, "EU2") == 1.0
+    });
+    let text = w.toml();
+    let from = text.find("[[region.node]]\nname = \"EU2\"").expect("EU2");
+    let len = text[from..].find("\n\n").expect("the end of its section");
+    w.write_toml(&[&text[..from], &text[from + len..]].concat());
+    hangup(&w, &["NA1"]);
+    w.wait("EU2 is cut off", || up(&w, "EU2") == 0.0);
+    let refused = r#"prism_datagrams_dropped_total{reason="unknown_node"}"#;
+    w.wait("EU2 calls in vain", || w.metric("NA1", refused) >= 3.0);
+    assert_eq!((up(&w, "EU1"), up(&w, "EU2")), (1.0, 0.0));
+    let alarm = w.alarm("NA1", "restart-needed").expect("topology");
+    assert!(alarm.detail.contains("nodes"), "{}", alarm.detail);
+    w.submit("NA1", &[kills("steve", 1)]);
+    w.wait_acked("NA1", "EU");
+    // Back again.
+    w.write_toml(&text);
+    hangup(&w, &["NA1"]);
+    w.wait("EU2 is taken again", || up(&w, "EU2") == 1.0);
+}
+
 #[test]
 fn another_catalogue_is_an_alarm_until_it_is_the_same() {
     let mut w = pair();

@@ -189,10 +189,14 @@ impl Reloadable for SessionsPart {
             secrets::protection(config, node, &self.data_dir).map_err(|e| e.to_string())?;
         let reload = Box::new(Reload {
             protection,
-            nodes: secrets::addresses(&self.running, config),
+            nodes: secrets::addresses(&self.running, config, &self.node),
             // The statements stay as they are until a restart.
             catalogue: start::catalogue(&self.running),
         });
+        // The loop would only log what does not fit.
+        let me = self.running.node_named(&self.node).map(|node| node.id);
+        me.map_or(Ok(()), |me| reload.check(me, &reload.protection))
+            .map_err(|e| e.to_string())?;
         let handle = self.handle.clone();
         Ok(Box::new(move || handle.send(Command::Reload(reload))))
     }

@@ -526,7 +526,7 @@ fn endpoint(
     });
     Ok(Endpoint::new(&EndpointConfig {
         me: me.id,
-        nodes: secrets::addresses(config, config),
+        nodes: secrets::addresses(config, config, &me.name),
         regions: regions.collect(),
         retry: config.retry,
         limits: prism_net::Limits {
