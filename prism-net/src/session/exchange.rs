@@ -147,6 +147,7 @@ impl Sessions {
             from,
             response,
             respond: true,
+            outdated: false,
         }));
         self.due = Some(now);
         Some(())
@@ -316,6 +317,10 @@ impl Sessions {
         let pending = peer.pending[which].as_mut()?;
         let cookie = pending.cookie.take();
         pending.cookie_expected = cookie.is_none();
+        if cookie.is_none() {
+            pending.to = to;
+        }
+        let to = pending.to;
         let macs = &peer.keys.get(which)?.macs;
         macs.sign(&mut pending.packet, cookie.as_ref());
         put(packet, &pending.packet, to)
@@ -345,6 +350,7 @@ impl Sessions {
             initiator,
             packet: wire::initiation(index, &message),
             made: now,
+            to: peer.configured,
             cookie: None,
             cookie_expected: true,
         }))

@@ -27,7 +27,11 @@ pub(super) enum Old {
 #[derive(Debug, Default)]
 pub(super) struct Freshness {
     newest: Option<Seen>,
-    /// Of the process before: greatest number seen, and how often it has grown since.
+    /// Incarnation of the process with which a handshake was last completed. A first message alone
+    /// may be an old one.
+    proven: Option<u64>,
+    /// Of the process before, if it was proven: greatest number seen, and how often it has grown
+    /// since.
     before: Option<(Seen, u32)>,
     pub stale: u64,
     pub twin: u64,
@@ -52,7 +56,9 @@ impl Freshness {
             return Ok(());
         };
         if boot > newest.boot {
-            self.before = Some((*newest, 0));
+            if self.proven == Some(newest.incarnation) {
+                self.before = Some((*newest, 0));
+            }
             *newest = this;
             return Ok(());
         }
@@ -80,12 +86,19 @@ impl Freshness {
         }
     }
 
-    /// One of the node's keys is not accepted any more, and whoever had it may have used up all
-    /// numbers: it begins anew. (What was recorded of its other key is as harmless as after a
-    /// restart of this node.)
+    /// A handshake with this process is complete: it lives now.
+    pub(super) fn prove(&mut self, incarnation: u64) {
+        self.proven = Some(incarnation);
+    }
+
+    /// What was proven with a key that is void now counts no more: whoever had stolen it may have
+    /// called with the last of all boot numbers. The figures stay.
     pub(super) fn forget(&mut self) {
-        self.newest = None;
-        self.before = None;
+        *self = Self {
+            stale: self.stale,
+            twin: self.twin,
+            ..Self::default()
+        };
     }
 
     /// Whether the process before still makes new handshakes, although its successor runs.
@@ -151,8 +164,9 @@ mod tests {
     #[test]
     fn a_predecessor_that_goes_on_is_a_twin() {
         let mut seen = Freshness::default();
-        for handshake in [((5, 1), 1), ((6, 2), 1)] {
-            assert_eq!(seen.judge(handshake.0, Some(handshake.1), true), Ok(()));
+        for process in [(5, 1), (6, 2)] {
+            assert_eq!(seen.judge(process, Some(1), true), Ok(()));
+            seen.prove(process.1);
         }
         assert_eq!(seen.judge((5, 1), Some(2), true), Err(Old::Stale));
         assert_eq!(seen.twin, 0, "it may have been under way");

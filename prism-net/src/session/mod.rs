@@ -36,7 +36,7 @@ use cookie::Cookies;
 use crypto::Entropy;
 pub(crate) use crypto::is_low_order;
 pub use crypto::public_key;
-use handshake::{Own, Remote};
+use handshake::Own;
 use load::Load;
 pub(crate) use peer::Change;
 use peer::{Peer, Slot};
@@ -197,6 +197,7 @@ impl Sessions {
     pub(crate) fn reload(&mut self, now: Instant, reload: &Reload) -> Vec<NodeId> {
         let own = Own::new(&self.cluster, &self.name, &reload.protection);
         let renew = !own.is(&self.own) || reload.catalogue != self.catalogue;
+        let own_key = own.public != self.own.public;
         self.own = own;
         self.catalogue = reload.catalogue;
         self.due = Some(now);
@@ -206,24 +207,33 @@ impl Sessions {
                 continue;
             }
             let keys = self.own.remotes(&self.cluster, node, &reload.protection);
-            let stays = |old: &Remote| keys.iter().any(|key| key.public == old.public);
-            if !peer.keys.iter().all(stays) {
-                peer.freshness.forget();
-            }
-            peer.keys = keys;
+            let before = std::mem::replace(&mut peer.keys, keys);
+            let keys = &peer.keys;
+            let accepted = |public| keys.iter().any(|key| key.public == public);
+            let void = |s: &mut peer::Session| !accepted(s.key);
+            let lost = before.iter().any(|key| !accepted(key.public));
+            let same = before.iter().map(|key| key.public);
+            let same = same.eq(keys.iter().map(|key| key.public));
             if peer.configured != node.udp {
                 peer.configured = node.udp;
                 peer.address = node.udp;
             }
-            // Made with what is void now.
-            peer.pending = [None, None];
-            peer.next = None;
-            let keys = &peer.keys;
-            let void = |s: &mut peer::Session| !keys.iter().any(|key| key.public == s.key);
+            if renew || !same {
+                // Made with what is void now.
+                peer.pending = [None, None];
+            }
+            // The other end may use it already.
+            peer.next.take_if(|next| void(&mut next.session));
+            if let Some(next) = &mut peer.next {
+                next.outdated |= renew;
+            }
             peer.previous.take_if(void);
             if peer.current.take_if(void).is_some() {
                 peer.forget(now);
                 gone.push(NodeId(i as u16));
+            }
+            if lost || own_key {
+                peer.start_anew(now);
             }
             if renew && !peer.is_shut_out(now) {
                 peer.attempts = 0;
@@ -315,6 +325,9 @@ impl Sessions {
             && let Some(next) = peer.next.take()
         {
             change = peer.adopt(now, next.session);
+            if next.outdated {
+                peer.initiate_at = Some(now);
+            }
             self.due = Some(now);
         }
         Ok((node, change, body))

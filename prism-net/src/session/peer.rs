@@ -112,6 +112,8 @@ pub(super) struct Next {
     pub response: [u8; RESPONSE],
     /// The answer has to be sent.
     pub respond: bool,
+    /// This node has other keys or statements by now: once the session stands it is replaced.
+    pub outdated: bool,
 }
 
 /// An initiation that waits for its answer.
@@ -120,6 +122,8 @@ pub(super) struct Pending {
     pub initiator: Initiator,
     pub packet: [u8; INITIATION],
     pub made: Instant,
+    /// Where it was last sent; a cookie is of use there only.
+    pub to: SocketAddr,
     /// To be used once; an answer to it is not awaited again.
     pub cookie: Option<[u8; TAG]>,
     pub cookie_expected: bool,
@@ -224,6 +228,10 @@ impl Peer {
         self.catalogue = Some(session.catalogue);
         // The other end was faster, or this is an answer: none is awaited any more.
         self.pending = [None, None];
+        self.freshness.prove(session.incarnation);
+        // A late packet of a dead process must not bring that back.
+        let incarnation = session.incarnation;
+        (self.next).take_if(|next| next.session.incarnation != incarnation);
         let Some(current) = self.current.take() else {
             self.current = Some(session);
             return Change::Up;
@@ -274,6 +282,19 @@ impl Peer {
         self.next = None;
         self.pending = [None, None];
         self.initiate_at = Some(until);
+    }
+
+    /// A key by which it was known, or one of this node, is void now. What was done with that may
+    /// have been the work of a thief.
+    pub(super) fn start_anew(&mut self, now: Instant) {
+        self.freshness.forget();
+        if self
+            .penalty
+            .take_if(|penalty| now < penalty.until)
+            .is_some()
+        {
+            self.initiate_at = Some(now);
+        }
     }
 
     pub(super) fn is_shut_out(&self, now: Instant) -> bool {

@@ -315,6 +315,50 @@ fn a_second_process_with_the_same_identity_is_told_and_does_not_take_over() {
 }
 
 #[test]
+fn a_packet_of_a_dead_process_that_was_held_back_does_not_end_its_successors_session() {
+    let (mut a, mut b) = (start(&sealed(0, 1)), start(&sealed(1, 2)));
+    b.peers[0].initiate_at = None;
+    let initiation = outgoing(&mut a, at(0)).remove(0);
+    receive(&mut b, at(0), address(0), &initiation).unwrap();
+    let response = outgoing(&mut b, at(0)).remove(0);
+    receive(&mut a, at(0), address(1), &response).unwrap();
+    let held = outgoing(&mut a, at(0)).remove(0);
+    // A is started again, and it is B that calls.
+    let mut a = start(&sealed(0, 3));
+    a.peers[1].initiate_at = None;
+    b.connect(at(1000), A);
+    talk(&mut a, &mut b, at(1000));
+    assert!(is_up(&a, B) && is_up(&b, A));
+    assert!(receive(&mut b, at(1001), address(0), &held).is_err());
+    let packet = data(&mut a, at(1002), B, b"x").unwrap();
+    assert_eq!(body(&mut b, at(1002), &packet), Ok(b"x".to_vec()));
+    let packet = data(&mut b, at(1002), A, b"y").unwrap();
+    assert_eq!(body(&mut a, at(1002), &packet), Ok(b"y".to_vec()));
+}
+
+#[test]
+fn recorded_handshakes_do_not_pass_for_a_second_process() {
+    let mut old = start(&sealed(0, 1));
+    let mut recorded = Vec::new();
+    for n in 0..6 {
+        old.connect(at(6000 * n), B);
+        recorded.push(outgoing(&mut old, at(6000 * n)).remove(0));
+    }
+    // B is started again, and hears an old story before it hears the truth.
+    let mut b = start(&sealed(1, 50));
+    b.peers[0].initiate_at = None;
+    receive(&mut b, at(0), address(77), &recorded[0]).unwrap();
+    let mut a = start(&sealed(0, 2));
+    talk(&mut a, &mut b, at(10));
+    assert!(is_up(&b, A));
+    for packet in &recorded[1..] {
+        let refused = receive(&mut b, at(20), address(77), packet);
+        assert_eq!(refused, Err(Drop::Stale));
+    }
+    assert_eq!((b.info(A).stale, b.info(A).twin), (5, 0));
+}
+
+#[test]
 fn a_node_that_breaks_the_rules_is_refused_for_longer_and_longer() {
     let (mut a, mut b) = pair();
     let mut now = at(1000);

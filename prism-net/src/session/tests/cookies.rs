@@ -116,6 +116,28 @@ fn a_cookie_grows_old_and_its_loss_does_no_harm() {
 }
 
 #[test]
+fn a_cookie_goes_back_to_where_it_came_from() {
+    let (mut a, mut b) = (start(&sealed(0, 1)), start(&sealed(1, 2)));
+    b.peers[0].initiate_at = None;
+    // B was elsewhere once, and nobody listens there.
+    a.peers[1].address = address(55);
+    let mut now = at(0);
+    while !is_up(&b, A) {
+        assert!(now < at(10_000), "every cookie is lost");
+        overload(&mut b, now);
+        for (to, packet) in outgoing_to(&mut a, now) {
+            if to == address(1) {
+                let _ = receive(&mut b, now, address(0), &packet);
+            }
+        }
+        for packet in outgoing(&mut b, now) {
+            let _ = receive(&mut a, now, address(1), &packet);
+        }
+        now = now.after(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn replies_that_cannot_be_sent_are_not_piled_up() {
     let (mut a, mut b) = (start(&sealed(0, 1)), start(&sealed(1, 2)));
     b.peers[0].initiate_at = None;

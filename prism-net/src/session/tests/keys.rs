@@ -118,6 +118,83 @@ fn whoever_had_a_key_that_is_replaced_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_node_that_was_taken_out_gets_nothing_more() {
+    let (mut a_config, b_config) = (sealed(0, 1), sealed(1, 2));
+    let (mut a, mut b) = connected(&a_config, &b_config);
+    a_config.nodes[1].public_keys.clear();
+    let change = reload(&a_config);
+    assert!(change.check(A, &a_config.protection).is_ok());
+    assert_eq!(a.reload(at(1), &change), [B]);
+    b.connect(at(100), A);
+    talk(&mut a, &mut b, at(100));
+    assert!(!is_up(&a, B));
+    // This node itself cannot be taken out while it runs.
+    a_config.nodes[0].public_keys.clear();
+    assert!(reload(&a_config).check(A, &a_config.protection).is_err());
+}
+
+/// A's sessions after somebody with B's key has called with the last of all boot numbers.
+fn deceived(a_config: &EndpointConfig) -> Sessions {
+    let (mut a, _) = connected(a_config, &sealed(1, 2));
+    let mut thief = start(&EndpointConfig {
+        boot: u64::MAX,
+        ..sealed(1, 66)
+    });
+    let hello = outgoing(&mut thief, at(10)).remove(0);
+    assert!(receive(&mut a, at(10), address(66), &hello).is_ok());
+    let hello = outgoing(&mut start(&sealed(1, 3)), at(20)).remove(0);
+    let refused = receive(&mut a, at(20), address(1), &hello);
+    assert_eq!(refused, Err(Drop::Stale));
+    a
+}
+
+#[test]
+fn who_had_this_nodes_key_cannot_keep_out_others_once_it_has_a_new_one() {
+    // With A's key a first message to A can be forged in the name of everybody.
+    let (mut a_config, mut b_config) = (sealed(0, 1), sealed(1, 3));
+    let mut a = deceived(&a_config);
+    for config in [&mut a_config, &mut b_config] {
+        config.nodes[0].public_keys = vec![public_key(&[50; 32])];
+    }
+    set_private(&mut a_config, [50; 32]);
+    a.reload(at(1000), &reload(&a_config));
+    let mut b = start(&b_config);
+    talk(&mut a, &mut b, at(1000));
+    assert!(is_up(&a, B) && is_up(&b, A));
+}
+
+#[test]
+fn a_reload_in_the_middle_of_a_handshake_loses_nothing() {
+    let (mut a_config, b_config) = (sealed(0, 1), sealed(1, 2));
+    for step in 0..3 {
+        let (mut a, mut b) = connected(&a_config, &b_config);
+        a_config.catalogue += 1;
+        let change = reload(&a_config);
+        let again = |a: &mut Sessions, when| {
+            if step == when {
+                assert!(a.reload(at(5000), &change).is_empty());
+            }
+        };
+        b.connect(at(5000), A);
+        for initiation in outgoing(&mut b, at(5000)) {
+            receive(&mut a, at(5000), address(1), &initiation).unwrap();
+        }
+        again(&mut a, 0);
+        for response in outgoing(&mut a, at(5000)) {
+            let _ = receive(&mut b, at(5000), address(0), &response);
+        }
+        again(&mut a, 1);
+        hears(&mut b, &mut a, at(5001));
+        again(&mut a, 2);
+        talk(&mut a, &mut b, at(5002));
+        hears(&mut b, &mut a, at(5003));
+        hears(&mut a, &mut b, at(5003));
+        let told = b.info(A).catalogue;
+        assert_eq!(told, Some(a_config.catalogue), "the news are told as well");
+    }
+}
+
+#[test]
 fn a_new_cluster_key_is_taken_by_one_node_after_the_other() {
     let (mut a_config, mut b_config) = (sealed(0, 1), sealed(1, 2));
     let (mut a, mut b) = connected(&a_config, &b_config);
