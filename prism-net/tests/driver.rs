@@ -213,7 +213,7 @@ fn keys_are_exchanged_while_updates_flow_and_no_session_is_lost() {
         reload(&b, &b_config);
         // Something that is refused changes nothing.
         let mut bad = b_config.clone();
-        bad.nodes[0].public_keys.clear();
+        bad.nodes[1].public_keys.clear();
         reload(&b, &bad);
         commit();
         for (node, other) in [(&a, &b), (&b, &a)] {

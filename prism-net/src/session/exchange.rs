@@ -147,7 +147,6 @@ impl Sessions {
             from,
             response,
             respond: true,
-            outdated: false,
         }));
         self.due = Some(now);
         Some(())

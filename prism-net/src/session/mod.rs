@@ -224,8 +224,9 @@ impl Sessions {
             }
             // The other end may use it already.
             peer.next.take_if(|next| void(&mut next.session));
-            if let Some(next) = &mut peer.next {
-                next.outdated |= renew;
+            let next = peer.next.iter_mut().map(|next| &mut next.session);
+            for session in peer.current.iter_mut().chain(next) {
+                session.outdated |= renew;
             }
             peer.previous.take_if(void);
             if peer.current.take_if(void).is_some() {
@@ -325,7 +326,7 @@ impl Sessions {
             && let Some(next) = peer.next.take()
         {
             change = peer.adopt(now, next.session);
-            if next.outdated {
+            if peer.current.as_ref().is_some_and(|s| s.outdated) {
                 peer.initiate_at = Some(now);
             }
             self.due = Some(now);

@@ -49,6 +49,8 @@ pub(super) struct Session {
     pub catalogue: u64,
     /// Identity of the node that began the handshake.
     pub begun_by: u64,
+    /// This node has other keys or statements by now: it has to be replaced.
+    pub outdated: bool,
     pub established: Instant,
     pub received: Instant,
     pub sent: Instant,
@@ -76,6 +78,7 @@ impl Session {
             incarnation: ends.incarnation,
             catalogue: ends.catalogue,
             begun_by: ends.begun_by,
+            outdated: false,
             established: now,
             received: now,
             sent: now,
@@ -112,8 +115,6 @@ pub(super) struct Next {
     pub response: [u8; RESPONSE],
     /// The answer has to be sent.
     pub respond: bool,
-    /// This node has other keys or statements by now: once the session stands it is replaced.
-    pub outdated: bool,
 }
 
 /// An initiation that waits for its answer.
@@ -244,7 +245,7 @@ impl Peer {
         }
         let crossed =
             current.begun_by != session.begun_by && now.since(current.established) < CROSSED;
-        let keep = crossed && current.begun_by < session.begun_by;
+        let keep = crossed && !current.outdated && current.begun_by < session.begun_by;
         let (current, previous) = if keep {
             (current, session)
         } else {

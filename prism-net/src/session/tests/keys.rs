@@ -190,7 +190,7 @@ fn a_reload_in_the_middle_of_a_handshake_loses_nothing() {
         hears(&mut b, &mut a, at(5003));
         hears(&mut a, &mut b, at(5003));
         let told = b.info(A).catalogue;
-        assert_eq!(told, Some(a_config.catalogue), "the news are told as well");
+        assert_eq!(told, Some(a_config.catalogue), "step {step}: the news");
     }
 }
 
