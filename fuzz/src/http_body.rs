@@ -121,7 +121,13 @@ fn server(token: Option<&str>) -> BareHttp {
 pub fn servers() -> &'static [(bool, BareHttp); 2] {
     static SERVERS: LazyLock<[(bool, BareHttp); 2]> = LazyLock::new(|| {
         let token = "4f2c9a7b8e1d4c5fa0b3d6e7c8f90123";
-        [(false, server(None)), (true, server(Some(token)))]
+        let servers = [(false, server(None)), (true, server(Some(token)))];
+        for (_, http) in &servers {
+            let healthy = http.connection(b"GET /healthz HTTP/1.0\r\n\r\n", true);
+            let healthy = healthy.expect("room").starts_with(b"HTTP/1.0 200");
+            assert!(healthy, "otherwise nothing is tested here");
+        }
+        servers
     });
     &SERVERS
 }

@@ -14,6 +14,9 @@ use super::access::Door;
 use super::connections::Connections;
 use super::{ServerConfig, ServerError, router};
 
+/// Requests that are answered at once are answered within so many polls.
+const TURNS: usize = 64;
+
 /// See the module.
 pub struct BareHttp {
     runtime: Runtime,
@@ -64,6 +67,10 @@ impl BareHttp {
                 // It may answer and close before it has read everything.
                 let _ = client.write_all(bytes).await;
                 if end {
+                    // HTTP/1 servers take an end that comes at once for a client that has gone.
+                    for _ in 0..TURNS {
+                        tokio::task::yield_now().await;
+                    }
                     let _ = client.shutdown().await;
                 }
                 client.read_to_end(&mut answer).await
