@@ -251,7 +251,7 @@ fn absurd_numbers_of_a_node_with_real_keys_harm_nobody() {
     let lies = absurd(epoch, token);
     for (i, lie) in lies.iter().enumerate() {
         liar.pump();
-        liar.say(NA, &[lie.clone()]);
+        liar.say(NA, std::slice::from_ref(lie));
         for (seq, credit) in [(MAX, u32::MAX), (MAX, 0), (3, 0)] {
             let position = Position {
                 epoch,
