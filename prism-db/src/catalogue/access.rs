@@ -55,9 +55,10 @@ impl Table {
     /// A table without a schema is found in `public`: a session's search_path says so.
     fn new(mut parts: Vec<String>) -> Self {
         let name = parts.pop().unwrap_or_default();
-        let schema = match parts.is_empty() {
-            true => "public".to_owned(),
-            false => parts.join("."),
+        let schema = if parts.is_empty() {
+            "public".to_owned()
+        } else {
+            parts.join(".")
         };
         Self { schema, name }
     }
