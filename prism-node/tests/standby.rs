@@ -13,6 +13,7 @@ fn world(region: &str) -> (World, Cluster, Cluster) {
     let mut w = World::plan(&Plan {
         regions: REGIONS,
         own_server: Some((region, &primary)),
+        owner: true,
         ..Plan::default()
     });
     w.start(&["NA1", "EU1"]);

@@ -74,6 +74,25 @@ fn server() -> &'static Cluster {
     SERVER.get_or_init(|| Cluster::start_with(options).expect("a throwaway PostgreSQL server"))
 }
 
+/// A role that may log in and nothing else, with the password of the server's other roles.
+fn create_login(server: &Cluster, role: &str) {
+    let url = server.admin_url("postgres");
+    let config: postgres::Config = url.parse().expect("a URL");
+    let password = config.get_password().unwrap_or_default();
+    let password = std::str::from_utf8(password).expect("text");
+    let mut admin = Client::connect(&url, NoTls).expect("a connection");
+    let exists = admin.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[&role]);
+    if exists.expect("a query").is_none() {
+        admin
+            .batch_execute(&format!(
+                "CREATE ROLE {role} LOGIN PASSWORD '{password}';
+                 -- The tests end its sessions.
+                 GRANT {role} TO prism"
+            ))
+            .expect("a role");
+    }
+}
+
 /// A cluster and its databases.
 pub struct World {
     pub cluster: LocalCluster,
@@ -93,6 +112,9 @@ pub struct Plan<'a> {
     pub own_server: Option<(&'a str, &'a Cluster)>,
     /// A region whose database other regions cannot reach.
     pub no_direct: Option<&'a str>,
+    /// Nodes log in as the owner of the database (`prism adopt` has to); else as a role that
+    /// `prism migrate --role` has given what nodes need, and nothing more.
+    pub owner: bool,
 }
 
 impl World {
@@ -111,6 +133,7 @@ impl World {
             .prefix("prism-test-")
             .tempdir()
             .expect("a directory");
+        let role = format!("node_{id}");
         let mut urls = Vec::new();
         let mut specs = Vec::new();
         for (name, nodes) in plan.regions {
@@ -121,6 +144,9 @@ impl World {
             let database = format!("{}_{id}", name.to_lowercase());
             server.create_database(&database).expect("a database");
             let url = server.url(&database);
+            if !plan.owner {
+                create_login(server, &role);
+            }
             let mut client = Client::connect(&url, NoTls).expect("a connection");
             client.batch_execute(TABLES).expect("the tables");
             specs.push(RegionSpec {
@@ -139,7 +165,15 @@ impl World {
             sealed: true,
         };
         let cluster = LocalCluster::new(Path::new(PRISM), dir.path(), &spec).expect("a cluster");
-        cluster.prism(&["migrate"]).expect("migrate");
+        if plan.owner {
+            cluster.prism(&["migrate"]).expect("migrate");
+        } else {
+            let made = cluster.prism(&["migrate", "--role", &role]);
+            made.expect("migrate");
+            let toml = std::fs::read_to_string(&cluster.config).expect("prism.toml");
+            let toml = toml.replace("postgres://prism:", &format!("postgres://{role}:"));
+            std::fs::write(&cluster.config, toml).expect("prism.toml");
+        }
         Self {
             cluster,
             urls,
