@@ -147,7 +147,11 @@ fn calls(w: &Files, count: usize) -> Vec<Vec<u8>> {
             udp: na.udp,
             public_keys: vec![key],
         };
-        let name = if calls.len().is_multiple_of(2) { "XX1" } else { "EU1" };
+        let name = if calls.len().is_multiple_of(2) {
+            "XX1"
+        } else {
+            "EU1"
+        };
         let na_key = na.public_key.expect("it has one").0;
         let config = EndpointConfig {
             me: NodeId(1),
