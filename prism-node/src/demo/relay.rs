@@ -202,7 +202,7 @@ impl Relay {
         }
     }
 
-    /// Begins to keep what is passed on, up to [`TAPE`] datagrams.
+    /// Begins to keep what is passed on, up to `TAPE` datagrams.
     pub fn listen(&self) {
         *self.tape() = Some(Vec::new());
     }
