@@ -261,7 +261,9 @@ fn alter(scene: &mut Scene, packet: u8, change: impl FnOnce(&mut Vec<u8>)) {
         return;
     }
     change(&mut bytes);
-    if bytes != original.bytes {
+    // It may have become another genuine one.
+    let genuine = |d: &Datagram| d.bytes == bytes;
+    if !scene.flying.iter().any(genuine) && !scene.seen.iter().any(genuine) {
         scene.inject(cluster::outside(0), to, &bytes);
     }
 }
