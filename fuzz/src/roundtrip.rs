@@ -273,6 +273,10 @@ fn sound(frame: &Frame<'_>) -> bool {
         } => clean <= &position.seq,
         Frame::Acked { seq, clean, .. } => clean <= seq,
         Frame::Nack(Nack::Missing { from, to }) => from <= to,
+        Frame::Nack(Nack::Refused(refusal)) => {
+            let printable = |c: &u8| c.is_ascii_graphic() || *c == b' ';
+            refusal.seq.0 > 0 && refusal.sqlstate.iter().all(printable)
+        }
         Frame::Updates { first, run } => {
             let count = Run::count(run);
             first.0 > 0 && count.is_some_and(|n| u128::from(first.0) + u128::from(n) < 1 << 64)
