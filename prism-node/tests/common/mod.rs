@@ -98,6 +98,8 @@ pub struct World {
     pub cluster: LocalCluster,
     urls: Vec<String>,
     names: Vec<String>,
+    /// The role that the nodes log in with.
+    pub role: String,
     _dir: tempfile::TempDir,
 }
 
@@ -182,6 +184,7 @@ impl World {
                 .iter()
                 .map(|(name, _)| (*name).to_owned())
                 .collect(),
+            role: if plan.owner { "prism".into() } else { role },
             _dir: dir,
         }
     }
