@@ -90,6 +90,8 @@ fn a_sibling_delivers_for_a_stopped_node_which_does_no_harm_when_it_wakes() {
         w.lane("NA1", "EU").target.is_none()
     });
     w.submit_kills("NA1", 2);
+    // (NA2 may not have heard of them yet: nothing to acknowledge would be no news.)
+    w.wait("EU has them", || w.kills("EU", "steve") >= 12);
     w.wait_acked("NA2", "EU");
     assert_eq!((w.kills("NA", "steve"), w.kills("EU", "steve")), (12, 12));
     // What it had heard of before is not written over what its sibling has heard since.
