@@ -3,14 +3,26 @@
 
 mod pg;
 
+use std::sync::Once;
 use std::time::Duration;
 
 use pg::*;
+use prism_db::throwaway::Cluster;
 use prism_db::{
     DatabaseUrl, DbError, HeldState, Inspection, UndoReason, Value, create_role, inspect_role,
     role_script,
 };
 use prism_proto::Seq;
+
+/// The server of these tests: the owner of the schema may create roles, as on managed ones.
+fn server() -> &'static Cluster {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let mut admin = shared().admin("postgres").unwrap();
+        admin.batch_execute("ALTER ROLE prism CREATEROLE").unwrap();
+    });
+    shared()
+}
 
 /// The address of the database for another role.
 fn as_role(url: &str, role: &str) -> String {
@@ -20,10 +32,8 @@ fn as_role(url: &str, role: &str) -> String {
 
 /// A region whose database is used by a role of its own; the tables that its trigger touches.
 fn region(database: &str, name: &str, role: &str) -> Region {
-    let mut region = Region::new(shared(), database, name);
-    let mut admin = shared().admin(database).unwrap();
-    // The owner of the schema may create roles here, as on managed servers.
-    admin.batch_execute("ALTER ROLE prism CREATEROLE").unwrap();
+    let mut region = Region::new(server(), database, name);
+    let mut admin = server().admin(database).unwrap();
     region
         .sql()
         .batch_execute("CREATE TABLE unrelated (id bigint); REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO PUBLIC")
@@ -148,7 +158,7 @@ fn it_can_do_nothing_else() {
 #[test]
 fn what_it_lacks_is_named_with_the_grant() {
     let na = region("role_lacks", "NA", "lacks_node");
-    let mut admin = shared().admin("role_lacks").unwrap();
+    let mut admin = server().admin("role_lacks").unwrap();
     admin
         .batch_execute(
             "REVOKE UPDATE ON users FROM lacks_node; REVOKE INSERT ON prism.outbox FROM lacks_node",
@@ -184,16 +194,16 @@ fn what_it_lacks_is_named_with_the_grant() {
 #[test]
 fn too_much_is_named_and_a_new_version_reaches_the_role() {
     let na = region("role_more", "NA", "more_node");
-    let owner = inspect(&shared().url("role_more"));
+    let owner = inspect(&server().url("role_more"));
     assert!(owner.notes[0].contains("CREATEROLE"), "{owner:?}");
-    let superuser = inspect(&shared().admin_url("role_more"));
+    let superuser = inspect(&server().admin_url("role_more"));
     assert!(superuser.notes[0].contains("SUPERUSER"), "{superuser:?}");
-    let mut admin = shared().admin("role_more").unwrap();
+    let mut admin = server().admin("role_more").unwrap();
     admin
         .batch_execute("REVOKE DELETE ON prism.request FROM more_node; GRANT CREATE ON SCHEMA public TO PUBLIC")
         .unwrap();
     prism_db::migrate(
-        &parse(&shared().url("role_more")),
+        &parse(&server().url("role_more")),
         &topology("NA"),
         &catalogue(),
     )
@@ -205,14 +215,14 @@ fn too_much_is_named_and_a_new_version_reaches_the_role() {
 
 #[test]
 fn the_printed_role_is_the_created_one() {
-    let na = Region::new(shared(), "role_print", "NA");
+    let na = Region::new(server(), "role_print", "NA");
     na.sql()
         .batch_execute(
             "CREATE TABLE late (id int); CREATE TABLE odd (id int); CREATE TABLE nowhere (n int)",
         )
         .unwrap();
     let script = role_script("print\"node", &catalogue()).unwrap();
-    let mut admin = shared().admin("role_print").unwrap();
+    let mut admin = server().admin("role_print").unwrap();
     admin.batch_execute(&script).unwrap();
     admin
         .batch_execute("ALTER ROLE \"print\"\"node\" PASSWORD 'secret'")
@@ -234,7 +244,7 @@ fn the_printed_role_is_the_created_one() {
 #[test]
 fn names_that_need_quotes_are_granted_checked_and_written() {
     use prism_db::catalogue::{Catalogue, Kind};
-    let na = Region::new(shared(), "role_names", "NA");
+    let na = Region::new(server(), "role_names", "NA");
     let table = r#""my.app"."T.1; "" --""#;
     let other = r#""Mixed.Case""#;
     na.sql()
@@ -255,7 +265,7 @@ fn names_that_need_quotes_are_granted_checked_and_written() {
         .unwrap()
         .unwrap();
     assert_eq!(granted.remarks, [""; 0]);
-    let mut admin = shared().admin("role_names").unwrap();
+    let mut admin = server().admin("role_names").unwrap();
     admin
         .batch_execute("ALTER ROLE names_node PASSWORD 'secret'")
         .unwrap();

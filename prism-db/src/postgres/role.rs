@@ -136,13 +136,17 @@ pub(crate) fn create(url: &str, role: &str, catalogue: &Catalogue) -> Result<Gra
     let (role, access) = (role.to_owned(), catalogue.access());
     on_session(url, move |session| {
         let there = "SELECT FROM pg_roles WHERE rolname = $1";
-        let created = session.query(there, &[&role])?.is_empty();
+        let mut created = session.query(there, &[&role])?.is_empty();
         if created {
             let sql = format!("CREATE ROLE {quoted} {ATTRIBUTES}");
             match session.client.batch_execute(&sql).map_err(|e| plain(&e)) {
                 Ok(()) => {}
-                // Two regions of one server.
-                Err(DbError::Sql { sqlstate, .. }) if sqlstate == "42710" => {}
+                // Another region of the same server was faster; 23505 if it was at the same time.
+                Err(DbError::Sql { sqlstate, .. })
+                    if matches!(sqlstate.as_str(), "42710" | "23505") =>
+                {
+                    created = false;
+                }
                 Err(error) => return Err(may_not_create(error).into()),
             }
         }

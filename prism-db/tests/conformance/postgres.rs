@@ -23,7 +23,9 @@ fn cluster() -> &'static Cluster {
         let cluster = Cluster::start_with(options).unwrap_or_else(|e| panic!("{e}"));
         let mut admin = cluster.admin("postgres").expect("connects");
         admin
-            .batch_execute("ALTER ROLE prism CREATEROLE")
+            .batch_execute(&format!(
+                "ALTER ROLE prism CREATEROLE; CREATE ROLE {ROLE} LOGIN PASSWORD 'secret'"
+            ))
             .expect("an owner as on managed servers");
         cluster
     })
@@ -56,12 +58,9 @@ impl Backend for Postgres {
         let DatabaseUrl::Postgres(text) = url else {
             panic!("not PostgreSQL: {url}");
         };
-        let granted = prism_db::create_role(url, ROLE, catalogue).expect("a role");
+        let granted = prism_db::create_role(url, ROLE, catalogue).expect("grants");
+        assert!(!granted.expect("PostgreSQL has roles").created);
         let mut owner = Client::connect(text, NoTls).expect("connects");
-        if granted.expect("PostgreSQL has roles").created {
-            let password = format!("ALTER ROLE {ROLE} PASSWORD 'secret'");
-            owner.batch_execute(&password).expect("a password");
-        }
         // A test may create more of them.
         owner
             .batch_execute(&format!(
