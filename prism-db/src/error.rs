@@ -95,6 +95,26 @@ impl DbError {
         }
     }
 
+    /// A failed statement in other words, made of its SQLSTATE and its message; whatever else it is
+    /// stays as it is.
+    pub(crate) fn reworded(mut self, words: impl FnOnce(&str, &str) -> String) -> Self {
+        if let Self::Sql {
+            sqlstate, message, ..
+        } = &mut self
+        {
+            *message = words(sqlstate, message);
+        }
+        self
+    }
+
+    /// A failure that is not about one update of a batch.
+    pub(crate) fn of_no_update(mut self) -> Self {
+        if let Self::Sql { index, .. } = &mut self {
+            *index = None;
+        }
+        self
+    }
+
     /// A failed statement, classed by its SQLSTATE.
     #[must_use]
     pub fn sql(sqlstate: &str, message: impl Into<String>, index: Option<usize>) -> Self {

@@ -86,29 +86,17 @@ pub(super) fn on_session<R: Send + 'static>(
 }
 
 fn explain(error: DbError) -> DbError {
-    let DbError::Sql {
-        class,
-        sqlstate,
-        message,
-        index,
-    } = error
-    else {
-        return error;
-    };
-    let advice = match sqlstate.as_str() {
-        "42501" => {
-            "; run the migration as the owner of the database and of the schema prism, or let the \
-             owner GRANT CREATE ON DATABASE to this role"
-        }
-        "55P03" => "; another migration, or a long transaction, holds the tables: try again",
-        _ => "",
-    };
-    DbError::Sql {
-        class,
-        sqlstate,
-        message: format!("{message}{advice}"),
-        index,
-    }
+    error.reworded(|sqlstate, message| {
+        let advice = match sqlstate {
+            "42501" => {
+                "; run the migration as the owner of the database and of the schema prism, or let \
+                 the owner GRANT CREATE ON DATABASE to this role"
+            }
+            "55P03" => "; another migration, or a long transaction, holds the tables: try again",
+            _ => "",
+        };
+        format!("{message}{advice}")
+    })
 }
 
 fn run(
@@ -235,20 +223,8 @@ fn old_columns(statement: &Statement) -> i32 {
 
 fn create(session: &mut Session, statement: &Statement, text: &str) -> Result<(), Fault> {
     session.client.batch_execute(text).map_err(|error| {
-        Fault::Db(match plain(&error) {
-            DbError::Sql {
-                class,
-                sqlstate,
-                message,
-                index,
-            } => DbError::Sql {
-                class,
-                sqlstate,
-                message: format!("statement {}: {message}", statement.name()),
-                index,
-            },
-            other => other,
-        })
+        let named = |_: &str, message: &str| format!("statement {}: {message}", statement.name());
+        Fault::Db(plain(&error).reworded(named))
     })
 }
 

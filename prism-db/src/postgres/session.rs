@@ -430,23 +430,13 @@ pub(super) fn check_name(found: &str, expected: &str) -> Result<(), DbError> {
 
 /// An ordinary role that does not own the schema.
 fn grants(error: DbError) -> DbError {
-    match error {
-        DbError::Sql {
-            class,
-            sqlstate,
-            message,
-            index,
-        } if sqlstate == "42501" => DbError::Sql {
-            class,
-            sqlstate,
-            message: format!(
-                "{message}; this role lacks grants: run `prism migrate --role NAME` with its name, as \
-                 the owner of the schema prism"
-            ),
-            index,
-        },
-        other => other,
-    }
+    error.reworded(|sqlstate, message| match sqlstate {
+        "42501" => format!(
+            "{message}; this role lacks grants: run `prism migrate --role NAME` with its name, as \
+             the owner of the schema prism"
+        ),
+        _ => message.to_owned(),
+    })
 }
 
 /// A column of a row of our own tables.
@@ -472,18 +462,7 @@ fn log_in(error: DbError) -> DbError {
         DbError::Unreachable(text) if text.contains("unsupported startup parameter") => {
             DbError::Schema(format!("{POOLER} ({text})"))
         }
-        DbError::Sql {
-            class,
-            sqlstate,
-            message,
-            ..
-        } => DbError::Sql {
-            class,
-            sqlstate,
-            message: format!("cannot log in: {message}"),
-            index: None,
-        },
-        other => other,
+        other => other.reworded(|_, message| format!("cannot log in: {message}")),
     }
 }
 

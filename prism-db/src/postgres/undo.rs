@@ -154,20 +154,9 @@ impl PgDatabase {
     }
 
     fn name_undo(&self, update: &Update, error: DbError) -> DbError {
-        match error {
-            DbError::Sql {
-                class,
-                sqlstate,
-                message,
-                ..
-            } => DbError::Sql {
-                class,
-                sqlstate,
-                message: self.named(&update.statement, &format!("undo: {message}")),
-                index: None,
-            },
-            other => other,
-        }
+        error
+            .reworded(|_, message| self.named(&update.statement, &format!("undo: {message}")))
+            .of_no_update()
     }
 
     pub(super) fn retry_rejected(&mut self, id: i64) -> Result<Retried, DbError> {
@@ -279,19 +268,10 @@ impl PgDatabase {
                 Ok(Retried::Applied(rows.unwrap_or_default().cast_unsigned()))
             })
         })
-        .map_err(|error| match error {
-            DbError::Sql {
-                class,
-                sqlstate,
-                message,
-                ..
-            } => DbError::Sql {
-                class,
-                sqlstate,
-                message: self.named(&statement, &message),
-                index: None,
-            },
-            other => other,
+        .map_err(|error| {
+            error
+                .reworded(|_, message| self.named(&statement, message))
+                .of_no_update()
         })
     }
 

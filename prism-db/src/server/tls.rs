@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::verify::{AnyName, Nobody};
+use super::verify::AnyName;
 
 /// A root file of all the world's authorities has about 250 KB.
 const MAX_FILE: u64 = 4 << 20;
@@ -136,14 +136,18 @@ impl Tls {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|e| format!("TLS: {e}"))?;
+        let any_name = |roots| {
+            let provider = Arc::clone(&provider);
+            Arc::new(AnyName { roots, provider })
+        };
         let builder = match (self.mode, self.roots.as_ref()) {
             (Mode::Disable, _) | (Mode::Allow | Mode::Prefer | Mode::Require, None) => builder
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Nobody(provider))),
+                .with_custom_certificate_verifier(any_name(None)),
             (Mode::VerifyFull, Some(roots)) => builder.with_root_certificates(load(roots)?),
             (_, Some(roots)) => builder
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyName::new(load(roots)?, provider))),
+                .with_custom_certificate_verifier(any_name(Some(load(roots)?))),
             (Mode::VerifyCa | Mode::VerifyFull, None) => {
                 return Err(format!(
                     "sslmode={} needs the authority that signed the server's certificate: add \

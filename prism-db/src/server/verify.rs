@@ -12,61 +12,13 @@ use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::tls::algorithms;
 
-/// `verify-ca`: a certificate of the authority, for whatever name.
+/// Asks for no name.
 #[derive(Debug)]
 pub(super) struct AnyName {
-    roots: RootCertStore,
-    provider: Arc<CryptoProvider>,
-}
-
-impl AnyName {
-    pub(super) fn new(roots: RootCertStore, provider: Arc<CryptoProvider>) -> Self {
-        Self { roots, provider }
-    }
-}
-
-/// `require` without roots, `prefer`, `allow`: protection against listeners only.
-#[derive(Debug)]
-pub(super) struct Nobody(pub Arc<CryptoProvider>);
-
-macro_rules! signatures {
-    ($provider:ident) => {
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            let algorithms = algorithms(self.$provider());
-            verify_tls12_signature(message, certificate, signature, algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            let algorithms = algorithms(self.$provider());
-            verify_tls13_signature(message, certificate, signature, algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            algorithms(self.$provider()).supported_schemes()
-        }
-    };
-}
-
-impl AnyName {
-    fn provider(&self) -> &CryptoProvider {
-        &self.provider
-    }
-}
-
-impl Nobody {
-    fn provider(&self) -> &CryptoProvider {
-        &self.0
-    }
+    /// `verify-ca`: a certificate of these authorities. `None`: whatever comes (`require` without
+    /// roots, `prefer`, `allow`), which protects against listeners only.
+    pub roots: Option<RootCertStore>,
+    pub provider: Arc<CryptoProvider>,
 }
 
 impl ServerCertVerifier for AnyName {
@@ -78,30 +30,37 @@ impl ServerCertVerifier for AnyName {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(end_entity)?,
-            &self.roots,
-            intermediates,
-            now,
-            algorithms(&self.provider).all,
-        )?;
+        if let Some(roots) = &self.roots {
+            verify_server_cert_signed_by_trust_anchor(
+                &ParsedCertificate::try_from(end_entity)?,
+                roots,
+                intermediates,
+                now,
+                algorithms(&self.provider).all,
+            )?;
+        }
         Ok(ServerCertVerified::assertion())
     }
 
-    signatures!(provider);
-}
-
-impl ServerCertVerifier for Nobody {
-    fn verify_server_cert(
+    fn verify_tls12_signature(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, algorithms(&self.provider))
     }
 
-    signatures!(provider);
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, algorithms(&self.provider))
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms(&self.provider).supported_schemes()
+    }
 }
