@@ -9,50 +9,34 @@
 //! It has a thread and a connection of its own: a lease must not end because something else takes
 //! long.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
+mod decide;
+mod held;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prism_db::{Database, DbError, LaneRow};
 use prism_net::{Command, Handle};
-use prism_proto::{Event, LaneStats, Position, RegionId, Seq, Target};
+use prism_proto::{Event, Position, RegionId, Seq};
 
 use super::alarms::name;
 use super::board::{Board, lane_subject};
 use super::identity::Identity;
 use super::threads::Whole;
+use decide::{ASK_AGAIN, Memory, QUIET, Step, View, decide};
+pub(super) use held::{Held, LEASE, Stopped};
 
 /// Leases are renewed this often.
 const TICK: Duration = Duration::from_millis(750);
-/// A lease outlives two renewals that went wrong; what its holder had to deliver goes on from a
-/// sibling within this, a tick, and the time to open a session.
-pub(super) const LEASE: Duration = Duration::from_millis(2_500);
 /// The tick while a lane is about to change hands.
 const HURRY: Duration = Duration::from_millis(150);
-/// At its start a node leaves a lane to those before it in the order for this time each.
-const HEAD_START: Duration = Duration::from_millis(1_500);
-/// A node asks for its lanes when it has been up and well for so long.
-const WELL: Duration = Duration::from_secs(5);
 /// Such a question is forgotten after this, if it is not repeated.
 const WANT: Duration = Duration::from_secs(3);
-/// A lane that a node has given up is left to the others for this time.
-const PAUSE: Duration = Duration::from_secs(2);
-/// A lane that was given up is asked for again no sooner than this, doubled each time.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
-/// A parked lane is given up when nothing has got through for this time, a lane that writes by SQL
-/// when it has written nothing; doubled each time, so that a region that is down does not keep its
-/// lane going to and fro.
-const PARKED: Duration = Duration::from_millis(1_500);
-const DIRECT: Duration = Duration::from_secs(2);
 /// Every other node says something at least every three seconds, and the lane's target more often.
 /// Who hears nobody is cut off, and does not need to go through all of its ladder to know.
 const SILENCE: Duration = Duration::from_secs(3);
-/// After this much of it the node looks more often.
-const QUIET: Duration = Duration::from_secs(1);
-/// Doublings.
-const MAX_DOUBLINGS: u32 = 7;
 /// A lane that stopped because of a fork is tried again this often.
 const RESUME: Duration = Duration::from_secs(10);
 /// The engine should know by then of a lane that it has been told to hold.
@@ -64,192 +48,6 @@ pub(super) enum LeaseJob {
     Look,
     /// Give the leases back and leave.
     Stop,
-}
-
-/// Lanes that this node holds, with the time of the last renewal. A lease that is older than
-/// [`LEASE`] is not believed in: this process was stopped, or its database does not answer, and a
-/// sibling may have the lane by now.
-#[derive(Debug, Default)]
-pub(super) struct Held(Mutex<BTreeMap<RegionId, Instant>>);
-
-impl Held {
-    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<RegionId, Instant>) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Whether this node holds the lane, as far as it can know.
-    pub(super) fn holds(&self, peer: RegionId) -> bool {
-        self.with(|held| held.get(&peer).is_some_and(|at| at.elapsed() < LEASE))
-    }
-
-    /// True if it is new.
-    fn renewed(&self, peer: RegionId, at: Instant) -> bool {
-        self.with(|held| held.insert(peer, at).is_none())
-    }
-
-    fn forget(&self, peer: RegionId) -> bool {
-        self.with(|held| held.remove(&peer).is_some())
-    }
-
-    fn take(&self) -> Vec<RegionId> {
-        self.with(|held| mem::take(held).into_keys().collect())
-    }
-
-    /// Takes out those that have not been renewed in time.
-    pub(super) fn expired(&self) -> Vec<RegionId> {
-        self.with(|held| {
-            held.extract_if(.., |_, at| at.elapsed() >= LEASE)
-                .collect::<Vec<_>>()
-        })
-        .into_iter()
-        .map(|(peer, _)| peer)
-        .collect()
-    }
-}
-
-/// Lanes that the engine has stopped for good.
-#[derive(Debug, Default)]
-pub(super) struct Stopped(Mutex<BTreeSet<RegionId>>);
-
-impl Stopped {
-    pub(super) fn add(&self, peer: RegionId) {
-        let mut set = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        set.insert(peer);
-    }
-
-    fn take(&self) -> BTreeSet<RegionId> {
-        mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// What this node remembers of a lane.
-#[derive(Debug, Clone, Copy)]
-struct Memory {
-    /// How often it was given up without anything getting through in between.
-    given_up: u32,
-    given_up_at: Option<Instant>,
-    held_since: Instant,
-    acked: Seq,
-    /// When something got through, or nothing was waiting.
-    progress: Instant,
-    /// Since when the lane writes by SQL.
-    direct: Option<Instant>,
-}
-
-impl Memory {
-    fn new(now: Instant) -> Self {
-        Self {
-            given_up: 0,
-            given_up_at: None,
-            held_since: now,
-            acked: Seq::ZERO,
-            progress: now,
-            direct: None,
-        }
-    }
-
-    fn doubled(&self, time: Duration) -> Duration {
-        time.saturating_mul(1 << self.given_up.min(MAX_DOUBLINGS))
-    }
-
-    /// What the loop says of a lane that is held.
-    fn note(&mut self, lane: &LaneStats, now: Instant) {
-        if lane.acked.seq > self.acked {
-            self.given_up = 0;
-        }
-        if lane.acked.seq != self.acked || lane.acked.seq >= lane.tail {
-            self.progress = now;
-            self.direct = None;
-        }
-        self.acked = lane.acked.seq;
-        match lane.target {
-            Some(Target::Direct) => {
-                self.direct.get_or_insert(now);
-            }
-            _ => self.direct = None,
-        }
-    }
-
-    fn waits(&self, now: Instant) -> bool {
-        now - self.progress >= QUIET
-    }
-
-    fn gets_through(&self, lane: &LaneStats, alone: bool, now: Instant) -> bool {
-        match lane.target {
-            Some(Target::Parked(_)) => now - self.progress < self.doubled(PARKED),
-            Some(_) if alone => now - self.progress < self.doubled(PARKED),
-            Some(Target::Direct) => self
-                .direct
-                .is_none_or(|since| now - since < self.doubled(DIRECT)),
-            _ => true,
-        }
-    }
-}
-
-/// One lane as a node of the region sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct View {
-    /// Of this node in the order in which the nodes should have this lane; 0: it is preferred.
-    place: u32,
-    alone: bool,
-    mine: bool,
-    free: bool,
-    /// Another node asks for it.
-    wanted: bool,
-    stale: bool,
-    gets_through: bool,
-    up: Duration,
-    well: Duration,
-    /// Since when it has been given up, if it has.
-    given_up: Option<Duration>,
-    ask_again: Duration,
-}
-
-/// What to do about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// Take or renew the lease.
-    Hold,
-    /// Ask whoever holds it.
-    Want,
-    /// Give it to the node that asks for it.
-    Yield,
-    /// Give it up: another one may do better.
-    GiveUp,
-    /// Nobody shall have it.
-    Retire,
-    /// Nothing.
-    Leave,
-}
-
-fn decide(view: &View) -> Step {
-    let preferred = view.place == 0;
-    if view.stale {
-        return if view.mine { Step::Retire } else { Step::Leave };
-    }
-    if view.mine {
-        // Two nodes that read different files must not play ball.
-        return match (view.wanted && !preferred, view.alone || view.gets_through) {
-            (true, _) => Step::Yield,
-            (false, true) => Step::Hold,
-            (false, false) => Step::GiveUp,
-        };
-    }
-    if view.free {
-        let others_first = view.wanted && !preferred
-            || view.up < HEAD_START.saturating_mul(view.place)
-            || view.given_up.is_some_and(|ago| ago < PAUSE);
-        return if others_first {
-            Step::Leave
-        } else {
-            Step::Hold
-        };
-    }
-    let asks = preferred
-        && view.up >= WELL
-        && view.well >= WELL
-        && view.given_up.is_none_or(|ago| ago >= view.ask_again);
-    if asks { Step::Want } else { Step::Leave }
 }
 
 /// See the module.
@@ -557,112 +355,5 @@ impl LeaseWorker {
                 );
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const VIEW: View = View {
-        place: 0,
-        alone: false,
-        mine: false,
-        free: false,
-        wanted: false,
-        stale: false,
-        gets_through: true,
-        up: Duration::from_secs(60),
-        well: Duration::from_secs(60),
-        given_up: None,
-        ask_again: ASK_AGAIN,
-    };
-
-    #[test]
-    fn a_lane_goes_to_its_preferred_node_and_stays_there() {
-        let free = View { free: true, ..VIEW };
-        let new = View {
-            up: Duration::ZERO,
-            well: Duration::ZERO,
-            ..free
-        };
-        assert_eq!(decide(&new), Step::Hold);
-        assert_eq!(decide(&View { place: 1, ..new }), Step::Leave);
-        assert_eq!(decide(&View { place: 1, ..free }), Step::Hold);
-        // Held by another one: asked for when this node has proven itself, by this node alone.
-        assert_eq!(decide(&VIEW), Step::Want);
-        assert_eq!(decide(&View { place: 1, ..VIEW }), Step::Leave);
-        let well = Duration::from_secs(4);
-        assert_eq!(decide(&View { well, ..VIEW }), Step::Leave);
-        // The holder gives way, and does not take it before the one that asked.
-        let mine = View {
-            mine: true,
-            wanted: true,
-            ..VIEW
-        };
-        assert_eq!(decide(&View { place: 1, ..mine }), Step::Yield);
-        assert_eq!(decide(&mine), Step::Hold);
-        let asked = View {
-            wanted: true,
-            place: 1,
-            ..free
-        };
-        assert_eq!(decide(&asked), Step::Leave);
-    }
-
-    #[test]
-    fn a_lane_that_gets_nothing_through_is_given_up_for_a_while() {
-        let stuck = View {
-            mine: true,
-            gets_through: false,
-            ..VIEW
-        };
-        assert_eq!(decide(&stuck), Step::GiveUp);
-        // Nobody else could do it.
-        let alone = View {
-            alone: true,
-            ..stuck
-        };
-        assert_eq!(decide(&alone), Step::Hold);
-        let given_up = |seconds| View {
-            given_up: Some(Duration::from_secs(seconds)),
-            ..VIEW
-        };
-        // Free: somebody else first, but not for ever.
-        let free = |view| View { free: true, ..view };
-        assert_eq!(decide(&free(given_up(1))), Step::Leave);
-        assert_eq!(decide(&free(given_up(3))), Step::Hold);
-        // Held by another one, who may get it through.
-        assert_eq!(decide(&given_up(3)), Step::Leave);
-        assert_eq!(decide(&given_up(11)), Step::Want);
-    }
-
-    #[test]
-    fn patience_doubles_until_something_gets_through() {
-        let start = Instant::now();
-        let mut memory = Memory::new(start);
-        let mut lane = LaneStats::default();
-        lane.held = true;
-        lane.tail = Seq(5);
-        lane.target = Some(Target::Parked(prism_proto::Instant::from_micros(1)));
-        let after = |ms| start + Duration::from_millis(ms);
-        memory.note(&lane, after(1_000));
-        assert!(memory.gets_through(&lane, false, after(1_000)));
-        assert!(!memory.gets_through(&lane, false, after(1_600)));
-        memory.given_up = 1;
-        assert!(memory.gets_through(&lane, false, after(1_600)));
-        assert!(!memory.gets_through(&lane, false, after(3_100)));
-        lane.acked.seq = Seq(1);
-        memory.note(&lane, after(3_100));
-        assert_eq!(memory.given_up, 0);
-        // A node that hears nobody does not wait for its ladder.
-        lane.target = Some(Target::Node(prism_proto::NodeId(0)));
-        assert!(memory.gets_through(&lane, false, after(9_000)));
-        assert!(!memory.gets_through(&lane, true, after(9_000)));
-        // SQL that writes is as good as a node.
-        lane.target = Some(Target::Direct);
-        memory.note(&lane, after(4_000));
-        assert!(memory.gets_through(&lane, false, after(5_900)));
-        assert!(!memory.gets_through(&lane, false, after(6_100)));
     }
 }
