@@ -1,0 +1,2 @@
+//! Whole clusters in one thread, in virtual time, from one seed. Nothing of this is in the product.
+#![forbid(unsafe_code)]
