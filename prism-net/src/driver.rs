@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant as Clock};
+use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token, Waker};
 use prism_proto::Instant;
 
 use crate::endpoint::{Endpoint, Step};
-use crate::handle::{Handle, Queue, queue};
+use crate::handle::{Commands, Handle, commands};
 use crate::host::{Command, Host, Snapshot};
 use crate::socket::{Sent, Socket};
 
@@ -68,8 +68,7 @@ pub struct Driver {
     endpoint: Endpoint,
     socket: Socket,
     poll: Poll,
-    queue: Queue,
-    start: Clock,
+    queue: Commands,
     scratch: Vec<u8>,
     snapshot: Snapshot,
     /// Edge-triggered: true until the socket has said that there is no more.
@@ -108,15 +107,14 @@ impl Driver {
         let poll = Poll::new()?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         poll.registry().register(&mut socket.io, SOCKET, interest)?;
-        let start = Clock::now();
-        let (queue, handle) = queue(capacity, Waker::new(poll.registry(), WAKER)?, start);
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let (queue, handle) = commands(capacity, Box::new(waker));
         let driver = Self {
             scratch: vec![0; endpoint.max_datagram()],
             endpoint,
             socket,
             poll,
             queue,
-            start,
             snapshot: Snapshot::default(),
             readable: true,
             blocked_since: None,
@@ -133,7 +131,7 @@ impl Driver {
     }
 
     fn now(&self) -> Instant {
-        Instant::from_micros(self.start.elapsed().as_micros() as u64)
+        self.queue.now()
     }
 
     /// Runs until [`Command::Stop`].

@@ -2,13 +2,33 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::time::Instant as Clock;
+use std::time::Duration;
+use std::{fmt, io};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use mio::Waker;
 use prism_proto::Instant;
 
 use crate::host::{Command, Full};
+use crate::platform::{self, Instant as Clock};
+
+/// Wakes a loop that sleeps, from any thread.
+pub trait Wake: Send + Sync + fmt::Debug {
+    /// The loop's present or next sleep ends at once.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn wake(&self) -> io::Result<()>;
+}
+
+impl Wake for Waker {
+    fn wake(&self) -> io::Result<()> {
+        Self::wake(self)
+    }
+}
+
+/// In a simulation, which has a queue of its own kind only where something waits for room.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Whether the loop sleeps and must be woken: a wake-up is a system call, and a busy loop looks at
 /// its queue anyway.
@@ -16,7 +36,7 @@ use crate::host::{Command, Full};
 struct Bell {
     asleep: AtomicBool,
     closed: AtomicBool,
-    waker: Waker,
+    waker: Box<dyn Wake>,
 }
 
 impl Bell {
@@ -61,6 +81,11 @@ impl Handle {
     pub fn send(&self, command: Command) {
         match self.sender.try_send(command) {
             Ok(()) => self.bell.ring(),
+            Err(TrySendError::Full(command)) if platform::is_simulated() => {
+                self.bell.ring();
+                platform::sleep(LOOK_AGAIN);
+                self.send(command);
+            }
             Err(TrySendError::Full(command)) => {
                 self.bell.ring();
                 let _ = self.sender.send(command);
@@ -83,35 +108,53 @@ impl Handle {
     }
 }
 
-/// The loop's end of the queue.
+/// The loop's end of the queue, for whoever drives an [`Endpoint`](crate::Endpoint) in a loop of
+/// their own as the [`Driver`](crate::Driver) does.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub struct Commands {
     receiver: Receiver<Command>,
     bell: Arc<Bell>,
+    start: Clock,
 }
 
-pub(crate) fn queue(capacity: usize, waker: Waker, start: Clock) -> (Queue, Handle) {
+/// A queue for `capacity` commands (at least one) to a loop that `waker` wakes.
+pub fn commands(capacity: usize, waker: Box<dyn Wake>) -> (Commands, Handle) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity.max(1));
     let bell = Arc::new(Bell {
         asleep: AtomicBool::new(false),
         closed: AtomicBool::new(false),
         waker,
     });
+    let start = Clock::now();
     let handle = Handle {
         sender,
         bell: bell.clone(),
         start,
     };
-    (Queue { receiver, bell }, handle)
+    let commands = Commands {
+        receiver,
+        bell,
+        start,
+    };
+    (commands, handle)
 }
 
-impl Queue {
-    pub(crate) fn next(&self) -> Option<Command> {
+impl Commands {
+    /// The next one, if there is one.
+    #[must_use]
+    pub fn next(&self) -> Option<Command> {
         self.receiver.try_recv().ok()
     }
 
+    /// The loop's time, as [`Handle::now`] tells it to others.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        Instant::from_micros(self.start.elapsed().as_micros() as u64)
+    }
+
     /// Announces that the loop is about to sleep; false if there is a command to handle first.
-    pub(crate) fn sleep(&self) -> bool {
+    #[must_use]
+    pub fn sleep(&self) -> bool {
         self.bell.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.receiver.is_empty() {
@@ -121,12 +164,13 @@ impl Queue {
         false
     }
 
-    pub(crate) fn awake(&self) {
+    /// The loop sleeps no longer.
+    pub fn awake(&self) {
         self.bell.asleep.store(false, Ordering::Relaxed);
     }
 }
 
-impl Drop for Queue {
+impl Drop for Commands {
     fn drop(&mut self) {
         self.bell.closed.store(true, Ordering::Relaxed);
     }

@@ -22,6 +22,8 @@ mod handle;
 mod host;
 mod inbox;
 mod payloads;
+#[doc(hidden)]
+pub mod platform;
 mod pool;
 mod session;
 mod socket;
@@ -31,6 +33,6 @@ pub use config::{
 };
 pub use driver::{BindError, Driver, DriverError};
 pub use endpoint::{Endpoint, Step};
-pub use handle::Handle;
+pub use handle::{Commands, Handle, Wake, commands};
 pub use host::{Batch, Command, Drops, Full, Host, PeerInfo, Snapshot};
 pub use session::public_key;

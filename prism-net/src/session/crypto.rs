@@ -8,7 +8,6 @@ use blake2::digest::consts::{U16, U32};
 use blake2::digest::{FixedOutput, KeyInit, Update};
 use blake2::{Blake2s256, Blake2sMac};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
-use ring::rand::{SecureRandom, SystemRandom};
 use snow::Error;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
 use snow::resolvers::CryptoResolver;
@@ -74,7 +73,7 @@ impl Entropy {
     #[must_use]
     pub(super) fn fill(&mut self, out: &mut [u8]) -> bool {
         match self {
-            Self::System => SystemRandom::new().fill(out).is_ok(),
+            Self::System => crate::platform::fill(out).is_ok(),
             Self::Seeded(rng) => {
                 for chunk in out.chunks_mut(8) {
                     chunk.copy_from_slice(&rng.next().to_le_bytes()[..chunk.len()]);
