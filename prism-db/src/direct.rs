@@ -1,7 +1,6 @@
 //! The direct rung: writing the own stream into a peer's database over SQL.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use prism_proto::{ApplyCause, DirectFailure, Epoch, Position, Seq, Verdict};
 
@@ -63,19 +62,31 @@ impl DirectWriter {
     pub fn new(stream: &str, url: &DatabaseUrl, options: OpenOptions) -> Result<Self, DbError> {
         let regions = Arc::clone(&options.topology.regions);
         let applier = Applier::new(Arc::clone(&options.catalogue), regions);
-        Ok(Self {
+        Ok(Self::into(stream, open(url, options)?, applier))
+    }
+
+    /// The same into a database that is opened already. `applier` must have been given its catalogue
+    /// and regions.
+    #[must_use]
+    pub fn into(stream: &str, peer: Box<dyn Database>, applier: Applier) -> Self {
+        Self {
             stream: stream.to_owned(),
-            peer: open(url, options)?,
+            peer,
             applier,
-        })
+        }
     }
 
     /// Writes updates up to `upto` that the peer's database does not have, in order, until all
-    /// are there, one fails, or `budget` is used up (then the position is short of `upto` and
-    /// there is no failure). The peer's own watermark decides where to begin.
-    pub fn write(&mut self, own: &mut dyn Database, upto: Seq, budget: Duration) -> DirectOutcome {
+    /// are there, one fails, or `enough` says so after a transaction (then the position is short of
+    /// `upto` and there is no failure). The peer's own watermark decides where to begin.
+    pub fn write(
+        &mut self,
+        own: &mut dyn Database,
+        upto: Seq,
+        enough: impl FnMut() -> bool,
+    ) -> DirectOutcome {
         let mut outcome = DirectOutcome::default();
-        if let Err(error) = self.run(own, upto, budget, &mut outcome) {
+        if let Err(error) = self.run(own, upto, enough, &mut outcome) {
             outcome.failure = Some(error);
         }
         // Without a position the database could not be asked, or is not the peer's.
@@ -106,10 +117,9 @@ impl DirectWriter {
         &mut self,
         own: &mut dyn Database,
         upto: Seq,
-        budget: Duration,
+        mut enough: impl FnMut() -> bool,
         outcome: &mut DirectOutcome,
     ) -> Result<(), DirectError> {
-        let start = Instant::now();
         let there = self.peer.position(&self.stream).map_err(peer_failed)?;
         let epoch = own.region().map_err(own_failed)?.epoch;
         self.verify(own, there)?;
@@ -153,7 +163,7 @@ impl DirectWriter {
                     remedy: String::new(),
                 });
             }
-            if start.elapsed() >= budget {
+            if enough() {
                 break;
             }
         }

@@ -553,7 +553,7 @@ fn write_to(own: &Path, peer: &Path, upto: u64) -> DirectOutcome {
     let url = DatabaseUrl::Sqlite(peer.to_owned());
     let mut writer = DirectWriter::new("NA", &url, options("EU")).expect("address");
     let mut own = connect(own, "NA");
-    writer.write(&mut *own, Seq(upto), Duration::from_secs(30))
+    writer.write(&mut *own, Seq(upto), || false)
 }
 
 #[test]

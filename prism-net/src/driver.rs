@@ -141,7 +141,7 @@ impl Driver {
     ///
     /// # Errors
     /// [`DriverError`] if the system's event queue fails.
-    pub fn run(mut self, host: &mut impl Host) -> Result<(), DriverError> {
+    pub fn run(mut self, host: &mut (impl Host + ?Sized)) -> Result<(), DriverError> {
         let mut events = Events::with_capacity(8);
         let mut snapshot_at = self.now();
         loop {
@@ -165,7 +165,7 @@ impl Driver {
     }
 
     /// Handles waiting commands. `None`: stop; otherwise whether there may be more.
-    fn commands(&mut self, host: &mut impl Host) -> Option<bool> {
+    fn commands(&mut self, host: &mut (impl Host + ?Sized)) -> Option<bool> {
         let now = self.now();
         for _ in 0..COMMANDS {
             match self.queue.next() {
@@ -198,7 +198,11 @@ impl Driver {
     }
 
     /// Does what the endpoint wants. `None`: there is more to do; otherwise until when to sleep.
-    fn outputs(&mut self, now: Instant, host: &mut impl Host) -> Option<Option<Instant>> {
+    fn outputs(
+        &mut self,
+        now: Instant,
+        host: &mut (impl Host + ?Sized),
+    ) -> Option<Option<Instant>> {
         if let Some(since) = self.blocked_since {
             if self.socket.flush() == Sent::Blocked {
                 if now.since(since) < BLOCKED_FOR {
@@ -232,7 +236,7 @@ impl Driver {
         None
     }
 
-    fn report(&mut self, host: &mut impl Host) {
+    fn report(&mut self, host: &mut (impl Host + ?Sized)) {
         self.endpoint.fill(&mut self.snapshot);
         self.snapshot.send_errors = self.socket.errors;
         self.snapshot.syscalls = self.socket.syscalls;

@@ -268,7 +268,12 @@ impl Endpoint {
 
     /// The next thing to do: calls `host`, or writes a datagram into `buffer`
     /// ([`max_datagram`](Self::max_datagram) bytes), or waits.
-    pub fn poll(&mut self, now: Instant, host: &mut impl Host, buffer: &mut [u8]) -> Step {
+    pub fn poll(
+        &mut self,
+        now: Instant,
+        host: &mut (impl Host + ?Sized),
+        buffer: &mut [u8],
+    ) -> Step {
         while let Some(node) = self.sessions.expire(now) {
             self.event(now, Event::NodeDown { node });
         }
@@ -305,7 +310,7 @@ impl Endpoint {
     }
 
     /// Everything that is the host's business.
-    fn hand_over(&mut self, now: Instant, output: Output, host: &mut impl Host) {
+    fn hand_over(&mut self, now: Instant, output: Output, host: &mut (impl Host + ?Sized)) {
         match output {
             Output::Connect { to } => self.sessions.connect(now, to),
             Output::Fetch { from, to } => {
@@ -355,7 +360,7 @@ impl Endpoint {
         stream: RegionId,
         epoch: Epoch,
         (from, to): (Seq, Seq),
-        host: &mut impl Host,
+        host: &mut (impl Host + ?Sized),
     ) {
         let mut batch = self.pool.take();
         self.inbox.read(stream, from, to, &mut batch);

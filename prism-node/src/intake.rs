@@ -248,14 +248,36 @@ impl Pending {
                 }
             }
         }
+        self.give_up()
+    }
+
+    /// The answers, if they are there.
+    ///
+    /// # Errors
+    /// [`Failure::Unknown`]: the node stopped meanwhile.
+    pub fn try_wait(&mut self) -> Result<Option<Vec<Answer>>, Failure> {
+        match self.answers.try_recv() {
+            Ok(answers) => Ok(Some(answers)),
+            Err(oneshot::error::TryRecvError::Empty) => Ok(None),
+            Err(oneshot::error::TryRecvError::Closed) => Err(stopped()),
+        }
+    }
+
+    /// The caller waits no longer: what has not begun and has a timeout is dropped, what has begun
+    /// is answered with [`Failure::Unknown`].
+    ///
+    /// # Errors
+    /// [`Failure::Unknown`]: the node stopped meanwhile.
+    pub fn give_up(mut self) -> Result<Vec<Answer>, Failure> {
+        let request = self.request.take().and_then(|request| request.upgrade());
+        if let Some(request) = &request {
+            request.drop_waiting();
+        }
         // Everything may have been answered this very moment.
         if let Ok(answers) = self.answers.try_recv() {
             return Ok(answers);
         }
-        self.request
-            .and_then(|request| request.upgrade())
-            .map(|request| request.give_up())
-            .ok_or_else(stopped)
+        request.map(|request| request.give_up()).ok_or_else(stopped)
     }
 
     /// Waits without a limit.

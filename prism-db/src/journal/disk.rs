@@ -154,6 +154,38 @@ pub trait Disk: Send {
     /// The system's.
     fn lock(&self, path: &Path) -> io::Result<Option<Self::Lock>>;
 
+    /// A short file as a whole; `None` if there is none. What is longer than `max` is cut off.
+    ///
+    /// # Errors
+    /// The system's.
+    fn read_whole(&self, path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
+        let file = match self.open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let mut bytes = Vec::new();
+        file.read_range(&mut bytes, 0, max)?;
+        Ok(Some(bytes))
+    }
+
+    /// A short file in the place of what is there: durable when it returns, and after a crash one or
+    /// the other.
+    ///
+    /// # Errors
+    /// The system's.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let new = path.with_added_extension("new");
+        match self.remove(&new) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let file = self.create(&new)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync()?;
+        self.rename(&new, path)?;
+        self.sync_dir(path.parent().unwrap_or(Path::new(".")))
+    }
+
     /// A number that no earlier segment had.
     fn random(&self) -> u64;
 

@@ -19,6 +19,7 @@
 //!
 //! Layout: `lock`, `progress`, `reserve`, segments `FIRST-ID.seg`, `quarantine/`.
 
+mod any_disk;
 mod disk;
 mod error;
 mod frame;
@@ -37,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use any_disk::AnyDisk;
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{Damage, JournalError, Recovery, TornTail};
 

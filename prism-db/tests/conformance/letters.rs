@@ -1,7 +1,5 @@
 //! Refusals that are told to their origin, and what people do about dead letters.
 
-use std::time::Duration;
-
 use prism_db::apply::RejectionKind;
 use prism_db::direct::DirectWriter;
 use prism_db::{DbError, RequestState, Retried, Update, Value};
@@ -68,7 +66,7 @@ pub fn the_direct_path_brings_refusals_home<B: Backend>(world: &World<B>) {
     let mut writer =
         DirectWriter::new("NA", &world.eu.url, world.eu.options.clone()).expect("address");
     let write = |writer: &mut DirectWriter, upto| {
-        let outcome = writer.write(&mut *world.na.open(), Seq(upto), Duration::from_secs(30));
+        let outcome = writer.write(&mut *world.na.open(), Seq(upto), || false);
         assert_eq!(outcome.failure, None);
         outcome.refusals.iter().map(|r| r.seq.0).collect::<Vec<_>>()
     };

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use prism_net::platform::Instant;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

@@ -12,11 +12,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use prism_db::submit::SubmitError;
 use prism_db::{Database, DbError, HeldState, RequestRow, RequestState, UndoReason, Undone};
+use prism_net::platform::{self, Condvar, Instant, Mutex, MutexGuard};
 use prism_proto::{RegionKey, Seq};
 
 use super::answer;
@@ -219,7 +220,7 @@ impl Awaits {
                 Ok(state) => return self.decided(seq, state),
                 Err(error) => why = error.to_string(),
             }
-            std::thread::sleep(CONFLICTS);
+            platform::sleep(CONFLICTS);
         }
         Answer::Failed(Failure::Unknown(format!(
             "the database went away while the update became final ({why}); ask again by its \
@@ -316,7 +317,7 @@ impl Awaits {
     fn repeated(&self, mut row: RequestRow, deadline: Instant) -> Answer {
         // Another node carries it out, or an earlier life of this one did.
         while row.state == RequestState::Held && Instant::now() < deadline {
-            std::thread::sleep(CONFLICTS);
+            platform::sleep(CONFLICTS);
             let found = self.desk().request(&row.request_id);
             match found {
                 Ok(Some(newer)) => row = newer,
@@ -361,7 +362,7 @@ impl Awaits {
                     }
                 }
             }
-            std::thread::sleep(CONFLICTS);
+            platform::sleep(CONFLICTS);
         }
     }
 

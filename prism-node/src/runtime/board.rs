@@ -1,9 +1,10 @@
 //! What the node knows about itself: written by the loop and the workers, read by HTTP.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use prism_db::{LaneRow, RegionRow};
+use prism_net::platform::{Condvar, Instant, Mutex, MutexGuard, wall};
 use prism_net::{Command, Handle, Snapshot};
 use prism_proto::{ApplyCause, InletState, Position, RegionId, Seq, Tag, Target};
 
@@ -399,7 +400,7 @@ impl status::Board for Board {
             let acked = acked(&state, names, peer);
             let lag = tail.0.saturating_sub(acked.0);
             let age = state.oldest.get(i).copied().flatten();
-            let age = age.and_then(|at| SystemTime::now().duration_since(at).ok());
+            let age = age.and_then(|at| wall().duration_since(at).ok());
             let holder = if stats.held {
                 Some(names.my_name().to_owned())
             } else {

@@ -2,10 +2,11 @@
 //! tell its handshakes from replayed ones. It does not depend on the clock as long as the file is
 //! there; the clock helps when the file was lost.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use prism_db::journal::{AnyDisk, Disk};
+use prism_net::platform::wall;
+use std::io;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 /// In the data directory: a decimal number and a line end.
 const FILE: &str = "boot";
@@ -16,9 +17,9 @@ const MAX_FILE: u64 = 32;
 ///
 /// A node is not kept from starting by this file: one that is damaged or cannot be written is
 /// logged, and the clock has to do.
-pub(super) fn next(data_dir: &Path) -> u64 {
+pub(super) fn next(disk: &AnyDisk, data_dir: &Path) -> u64 {
     let path = data_dir.join(FILE);
-    let stored = read(&path).unwrap_or_else(|error| {
+    let stored = read(disk, &path).unwrap_or_else(|error| {
         tracing::warn!(
             path = %path.display(),
             "the counter of starts cannot be read ({error}); the clock is used instead: if this \
@@ -27,7 +28,7 @@ pub(super) fn next(data_dir: &Path) -> u64 {
         None
     });
     let boot = after(stored, clock());
-    if let Err(error) = write(data_dir, boot) {
+    if let Err(error) = disk.replace(&path, format!("{boot}\n").as_bytes()) {
         tracing::error!(
             path = %path.display(),
             "the counter of starts cannot be written ({error}); mend that: after another start with \
@@ -38,7 +39,7 @@ pub(super) fn next(data_dir: &Path) -> u64 {
 }
 
 fn clock() -> u64 {
-    SystemTime::now()
+    wall()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
@@ -50,28 +51,18 @@ fn after(stored: Option<u64>, clock: u64) -> u64 {
 }
 
 /// `None`: this is the first start.
-fn read(path: &Path) -> io::Result<Option<u64>> {
-    let file = match File::open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
+fn read(disk: &AnyDisk, path: &Path) -> io::Result<Option<u64>> {
+    let Some(bytes) = disk.read_whole(path, MAX_FILE)? else {
+        return Ok(None);
     };
-    let mut text = String::new();
-    file.take(MAX_FILE).read_to_string(&mut text)?;
-    let number = text.trim().parse();
-    number.map(Some).map_err(|_| {
+    let text = str::from_utf8(&bytes).ok();
+    let number = text.and_then(|text| text.trim().parse().ok());
+    number.map(Some).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::InvalidData,
             "there is something else than a number in it",
         )
     })
-}
-
-fn write(data_dir: &Path, boot: u64) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(data_dir)?;
-    writeln!(file, "{boot}")?;
-    file.as_file().sync_all()?;
-    file.persist(data_dir.join(FILE)).map_err(|e| e.error)?;
-    File::open(data_dir)?.sync_all()
 }
 
 #[cfg(test)]
@@ -86,8 +77,14 @@ mod tests {
         assert_eq!(after(Some(999), 1000), 1000);
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join(FILE), "9000000000000000000\n").expect("written");
-        assert_eq!(next(dir.path()), 9_000_000_000_000_000_001);
-        assert_eq!(next(dir.path()), 9_000_000_000_000_000_002);
+        assert_eq!(
+            next(&AnyDisk::default(), dir.path()),
+            9_000_000_000_000_000_001
+        );
+        assert_eq!(
+            next(&AnyDisk::default(), dir.path()),
+            9_000_000_000_000_000_002
+        );
         // Nothing else is left lying about.
         assert_eq!(std::fs::read_dir(dir.path()).expect("read").count(), 1);
     }
@@ -103,9 +100,9 @@ mod tests {
         ] {
             let dir = tempfile::tempdir().expect("a directory");
             std::fs::write(dir.path().join(FILE), damaged).expect("written");
-            let first = next(dir.path());
+            let first = next(&AnyDisk::default(), dir.path());
             assert!((1_600_000_000..u64::MAX).contains(&first), "{first}");
-            assert!(next(dir.path()) > first);
+            assert!(next(&AnyDisk::default(), dir.path()) > first);
         }
     }
 
@@ -113,6 +110,6 @@ mod tests {
     fn a_directory_that_cannot_be_written_does_not_stop_the_node() {
         let dir = tempfile::tempdir().expect("a directory");
         let gone = dir.path().join("gone");
-        assert!(next(&gone) >= 1_600_000_000);
+        assert!(next(&AnyDisk::default(), &gone) >= 1_600_000_000);
     }
 }

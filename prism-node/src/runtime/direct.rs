@@ -1,9 +1,10 @@
 //! The direct worker of one lane: the own stream into a peer's database by SQL, the last rung that
 //! writes. Connections are opened for the first job and closed when none has come for a while.
 
+use prism_net::platform::Instant;
+use prism_net::platform::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prism_db::direct::{DirectError, DirectOutcome, DirectWriter, REFUSALS};
 use prism_db::{Database, RefusalRow};
@@ -82,7 +83,9 @@ impl DirectWorker {
                 }
             },
         };
-        let outcome = writer.write(own.as_mut(), job.upto, BUDGET);
+        let start = Instant::now();
+        let enough = || start.elapsed() >= BUDGET;
+        let outcome = writer.write(own.as_mut(), job.upto, enough);
         let untold = bring_home(&self.refusals, own.as_mut(), writer, peer, &outcome);
         self.account(lane, &outcome);
         let parked = |error: &DirectError| error.failure == DirectFailure::Parked;

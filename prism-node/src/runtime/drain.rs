@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prism_net::Command;
+use prism_net::platform::Instant;
 
 use super::Runtime;
 use super::keeper::KeeperJob;

@@ -1,8 +1,10 @@
 //! Answers what has become of a request, on a connection that does nothing else.
 
+use prism_net::platform::mpsc::{
+    Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use prism_db::{Database, DbError, ErrorClass, RequestRow};

@@ -1,7 +1,7 @@
 //! The loop's side of the runtime: every call hands over to a bounded channel and returns.
 
+use prism_net::platform::mpsc::{SyncSender, TrySendError};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError};
 
 use prism_net::{Batch, Command, Handle, Host, Snapshot};
 use prism_proto::{

@@ -1,8 +1,9 @@
 //! The apply worker of one inlet: received updates into the own database.
 
+use prism_net::platform::Instant;
+use prism_net::platform::mpsc::Receiver;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prism_db::apply::{Applier, ApplyOutcome, Wait};
 use prism_db::{Database, DbError, ErrorClass, RefusalRow};

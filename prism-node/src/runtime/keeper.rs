@@ -2,9 +2,10 @@
 //! refused, keeps the outbox within its limits, marks regions stale that are away for too long, publishes the undo of held updates that
 //! nobody finishes any more, and counts the dead letters.
 
+use prism_net::platform::Instant;
+use prism_net::platform::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prism_db::{Database, DbError, LaneRow, RefusalRow};
 use prism_net::{Command, Handle};

@@ -12,10 +12,11 @@
 mod decide;
 mod held;
 
+use prism_net::platform::Instant;
+use prism_net::platform::mpsc::{Receiver, RecvTimeoutError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prism_db::{Database, DbError, LaneRow};
 use prism_net::{Command, Handle};

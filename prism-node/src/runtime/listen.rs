@@ -1,9 +1,10 @@
 //! The listener: what others have committed to the own stream (through SQL, say) leaves at once
 //! where the database can tell of it, and not with the outbox worker's next look.
 
+use prism_net::platform::mpsc::SyncSender;
+use prism_net::platform::{self};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use prism_db::Database;
@@ -33,7 +34,7 @@ impl Listener {
                 Ok(false) => {}
                 Err(error) => {
                     tracing::debug!("the database does not tell of new updates: {error}");
-                    std::thread::sleep(PAUSE);
+                    platform::sleep(PAUSE);
                 }
             }
         }

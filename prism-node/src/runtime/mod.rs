@@ -24,6 +24,7 @@ mod board;
 mod boot;
 mod direct;
 mod drain;
+mod entropy;
 mod entry;
 mod find;
 mod history;
@@ -48,25 +49,27 @@ mod slow;
 mod spool;
 mod start;
 mod submit;
+mod surroundings;
 #[cfg(test)]
 mod tests;
 mod threads;
 mod ticket;
 
 use alarms::name;
+use prism_net::platform::Instant;
 
 pub(crate) use board::{Counters, JournalFigures};
 pub use drain::DrainReport;
 pub(crate) use entry::Entry;
 pub use spool::SpoolError;
 pub use start::StartError;
+pub use surroundings::{Machine, PacketLoop, Surroundings};
 
-use std::fs::File;
+use prism_net::platform::mpsc::SyncSender;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::SyncSender;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prism_net::{Command, Handle, Protection, Reload};
 
@@ -88,7 +91,7 @@ pub struct Runtime {
     stop: Arc<AtomicBool>,
     threads: threads::Threads,
     /// Locked while this process uses the data directory.
-    _lock: File,
+    _lock: start::DataDirLock,
 }
 
 impl Runtime {
@@ -102,7 +105,21 @@ impl Runtime {
         data_dir: &Path,
         protection: Protection,
     ) -> Result<Self, StartError> {
-        start::start(&config, node, data_dir, protection)
+        Self::start_in(config, node, data_dir, protection, Arc::new(Machine))
+    }
+
+    /// The same with other surroundings than this machine's.
+    ///
+    /// # Errors
+    /// [`StartError`] says what to do.
+    pub fn start_in(
+        config: Arc<Config>,
+        node: &str,
+        data_dir: &Path,
+        protection: Protection,
+        surroundings: Arc<dyn Surroundings>,
+    ) -> Result<Self, StartError> {
+        start::start(&config, node, data_dir, protection, &surroundings)
     }
 
     /// The part that takes up changed keys and addresses of nodes.

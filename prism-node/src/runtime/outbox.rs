@@ -2,11 +2,12 @@
 //! in memory, judges the peers' positions, writes what has been acknowledged, and is the backstop
 //! that finds updates committed elsewhere.
 
+use prism_net::platform::Instant;
+use prism_net::platform::mpsc::{Receiver, RecvTimeoutError};
 use std::collections::BTreeMap;
 use std::mem;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use prism_db::{Database, DbError, LaneRow, Update};
 use prism_net::{Batch, Command, Handle};

@@ -2,12 +2,11 @@
 //! for a while.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::Builder;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::threads::Whole;
+use prism_net::platform::{self, Condvar, Mutex, MutexGuard};
 
 /// A thread that has had nothing to do for so long ends, and with it its connection.
 const IDLE: Duration = Duration::from_secs(30);
@@ -66,8 +65,7 @@ impl<J: Send + 'static> Pool<J> {
         if inner.idle <= inner.jobs.len() {
             if inner.threads < self.threads {
                 let pool = Arc::clone(self);
-                let thread = Builder::new().name(self.name.to_owned());
-                match thread.spawn(move || pool.run()) {
+                match platform::spawn(self.name, move || pool.run()) {
                     Ok(_) => inner.threads += 1,
                     Err(error) => {
                         tracing::error!(pool = self.name, %error, "no thread");
@@ -85,12 +83,12 @@ impl<J: Send + 'static> Pool<J> {
     }
 
     fn run(self: Arc<Self>) {
-        let ended = catch_unwind(AssertUnwindSafe(|| {
+        let ended = platform::guarded(|| {
             let mut work = (self.work)();
             while let Some(job) = self.next() {
                 work(job);
             }
-        }));
+        });
         if ended.is_err() {
             self.lock().threads -= 1;
             self.whole.died(self.name, "it panicked; see the log");

@@ -1,8 +1,9 @@
 //! What is committed goes to the loop, from whichever thread has committed it.
 
-use std::sync::mpsc::SyncSender;
+use prism_net::platform::Instant;
+use prism_net::platform::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prism_db::submit::SubmitError;
 use prism_db::{Committed, Database, DbError};

@@ -9,11 +9,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use prism_db::catalogue::{Catalogue, Statement};
 use prism_db::{Digest, Submission, Value, body_digest};
+use prism_net::platform::{Condvar, Instant, Mutex, MutexGuard};
 
 use super::find::Finder;
 use super::spool::Spool;
@@ -351,7 +352,14 @@ mod tests {
             regions: vec!["NA".into()],
         };
         let board = Arc::new(Board::new(Arc::new(names)));
-        let spool = Spool::open(&dir.join("journal"), 1 << 20, 1 << 18, board).expect("a journal");
+        let spool = Spool::open(
+            &prism_db::journal::AnyDisk::default(),
+            &dir.join("journal"),
+            1 << 20,
+            1 << 18,
+            board,
+        )
+        .expect("a journal");
         IntakeQueue::new(
             capacity,
             bytes,

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prism_db::catalogue::{Catalogue, OnReject};
 use prism_db::{Database, DbError, ErrorClass, RefusalRow, UndoReason, Undone, Update};
+use prism_net::platform::Instant;
 use prism_proto::{RefusalClass, RegionId, Seq};
 
 use super::alarms::name;

@@ -7,14 +7,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prism_db::catalogue::Catalogue;
 use prism_db::submit::{SubmitError, submit_chains};
 use prism_db::{Committed, Database, DbError};
+use prism_net::platform::{self, Instant};
 
 use super::alarms::name;
 use super::board::Board;
+use super::entropy;
 use super::entry::Entry;
 use super::history::GONE_BACK;
 use super::publish::Publisher;
@@ -113,7 +115,7 @@ impl Replayer {
     fn nap(&self, length: Duration) {
         let end = Instant::now() + length;
         while !self.stop.load(Ordering::Relaxed) && Instant::now() < end {
-            std::thread::sleep(TICK.min(length));
+            platform::sleep(TICK.min(length));
         }
     }
 
@@ -268,7 +270,7 @@ impl Replayer {
     ) -> Result<(), Stop> {
         let mut submission = entry.submission();
         if new_id {
-            submission.request_id = Some(prism_db::new_request_id());
+            submission.request_id = Some(entropy::request_id());
         }
         let recorded = self
             .database

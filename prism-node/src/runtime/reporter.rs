@@ -1,7 +1,7 @@
 //! Turns the core's notices into log lines and alarms, off the loop thread (a log pipe can block).
 
+use prism_net::platform::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use prism_proto::{

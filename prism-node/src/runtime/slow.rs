@@ -3,10 +3,11 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prism_db::Database;
 use prism_db::submit::{SubmitError, submit};
+use prism_net::platform::{self, Instant};
 
 use super::answer;
 use super::board::Board;
@@ -109,7 +110,7 @@ impl Slow {
                 }
                 Some(result) => return answer::of(&self.board, result),
             }
-            std::thread::sleep(PAUSE);
+            platform::sleep(PAUSE);
         }
     }
 }

@@ -4,17 +4,18 @@
 //! the database is away could not be answered.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use prism_db::Digest;
-use prism_db::journal::{Damage, Journal, JournalError, Options, Recovery};
+use prism_db::journal::{AnyDisk, Damage, Disk, Journal, JournalError, Options, Recovery};
+use prism_net::platform::{Condvar, Mutex, MutexGuard, wall};
 
 use super::alarms::name;
 use super::board::Board;
+use super::entropy;
 use super::entry::Entry;
 use super::queue::Item;
 use crate::intake::Failure;
@@ -44,7 +45,7 @@ pub enum SpoolError {
 
 /// See the module.
 pub(super) struct Spool {
-    journal: Mutex<Journal>,
+    journal: Mutex<Journal<AnyDisk>>,
     index: Mutex<HashMap<[u8; 16], u32>>,
     changed: Condvar,
     board: Arc<Board>,
@@ -62,6 +63,7 @@ impl Spool {
     /// Opens or makes the journal in `dir`. Damage becomes an alarm, and is no reason not to go on
     /// with the rest.
     pub(super) fn open(
+        disk: &AnyDisk,
         dir: &Path,
         max_bytes: u64,
         max_update: usize,
@@ -71,7 +73,7 @@ impl Spool {
             max_bytes,
             ..Options::default()
         };
-        let (journal, recovery) = Journal::open(dir, options)?;
+        let (journal, recovery) = Journal::open_on(disk.clone(), dir, options)?;
         report(&board, &recovery);
         let mut index = HashMap::new();
         journal.scan(|entry| {
@@ -80,7 +82,7 @@ impl Spool {
             }
         })?;
         let spool = Self {
-            identity: identity(&dir.join("identity"))?,
+            identity: identity(disk, &dir.join("identity"))?,
             journal: Mutex::new(journal),
             index: Mutex::new(index),
             changed: Condvar::new(),
@@ -96,7 +98,7 @@ impl Spool {
         self.identity
     }
 
-    fn lock(&self) -> MutexGuard<'_, Journal> {
+    fn lock(&self) -> MutexGuard<'_, Journal<AnyDisk>> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -238,14 +240,12 @@ impl Spool {
     }
 
     /// Its figures, for status and metrics.
-    fn tell(&self, journal: &mut Journal) {
+    fn tell(&self, journal: &mut Journal<AnyDisk>) {
         let figures = journal.figures();
         let mut state = self.board.lock();
         state.journal.entries = figures.entries;
         state.journal.bytes = figures.bytes;
-        state.journal.oldest = figures
-            .oldest
-            .and_then(|age| SystemTime::now().checked_sub(age));
+        state.journal.oldest = figures.oldest.and_then(|age| wall().checked_sub(age));
         state.journal.latched = figures.latched.is_some();
     }
 }
@@ -286,26 +286,21 @@ fn report(board: &Board, recovery: &Recovery) {
 }
 
 /// Reads the identity, or draws one for a new journal.
-fn identity(path: &Path) -> Result<u64, SpoolError> {
+fn identity(disk: &AnyDisk, path: &Path) -> Result<u64, SpoolError> {
+    const MAX_FILE: u64 = 32;
     let fail = |source| SpoolError::Identity {
         path: path.to_owned(),
         source,
     };
-    match fs::read_to_string(path) {
-        Ok(text) => {
-            if let Ok(identity) = u64::from_str_radix(text.trim(), 16) {
-                return Ok(identity);
-            }
-            tracing::warn!(path = %path.display(), "not an identity; a new one is drawn");
+    if let Some(bytes) = disk.read_whole(path, MAX_FILE).map_err(fail)? {
+        let text = str::from_utf8(&bytes).unwrap_or_default();
+        if let Ok(identity) = u64::from_str_radix(text.trim(), 16) {
+            return Ok(identity);
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(fail(e)),
+        tracing::warn!(path = %path.display(), "not an identity; a new one is drawn");
     }
-    let identity = uuid::Uuid::new_v4().as_u64_pair().1;
-    let whole = path.with_extension("new");
-    let file = fs::File::create(&whole).map_err(fail)?;
-    io::Write::write_all(&mut &file, format!("{identity:016x}\n").as_bytes()).map_err(fail)?;
-    file.sync_all().map_err(fail)?;
-    fs::rename(&whole, path).map_err(fail)?;
+    let identity = entropy::number();
+    disk.replace(path, format!("{identity:016x}\n").as_bytes())
+        .map_err(fail)?;
     Ok(identity)
 }

@@ -1,18 +1,19 @@
 //! From a configuration to running threads.
 
-use std::fs::{File, TryLockError};
+use prism_net::platform::mpsc::{SyncSender, sync_channel};
+use prism_net::platform::{Condvar, Mutex, mpsc};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
 use prism_db::apply::Applier;
 use prism_db::direct::DirectWriter;
+use prism_db::journal::{AnyDisk, Disk};
 use prism_db::{Database, DbError, OpenOptions, Topology};
 use prism_net::{
-    BindError, Driver, Endpoint, EndpointConfig, EndpointError, Handle, Protection, RegionInfo,
+    BindError, Endpoint, EndpointConfig, EndpointError, Handle, Protection, RegionInfo,
 };
 use prism_proto::{Position, RegionId, Seq};
 
@@ -21,6 +22,7 @@ use super::awaits::Awaits;
 use super::board::Board;
 use super::boot;
 use super::direct::DirectWorker;
+use super::entropy;
 use super::find::{FindWorker, Finder};
 use super::history::History;
 use super::host::LoopHost;
@@ -40,6 +42,7 @@ use super::reporter::Reporter;
 use super::slow::{self, Slow};
 use super::spool::{Spool, SpoolError};
 use super::submit::SubmitWorker;
+use super::surroundings::Surroundings;
 use super::threads::{Threads, Whole};
 use crate::config::{Config, Node};
 use crate::secrets;
@@ -108,11 +111,13 @@ pub enum StartError {
 struct Opener {
     config: Arc<Config>,
     regions: Arc<[(String, prism_proto::RegionKey)]>,
+    surroundings: Arc<dyn Surroundings>,
 }
 
 impl Opener {
-    fn new(config: &Arc<Config>) -> Self {
+    fn new(config: &Arc<Config>, surroundings: &Arc<dyn Surroundings>) -> Self {
         Self {
+            surroundings: Arc::clone(surroundings),
             regions: config
                 .regions
                 .iter()
@@ -125,7 +130,8 @@ impl Opener {
     /// Its own nodes' way in.
     fn own(&self, region: RegionId, lock: Duration) -> Result<Box<dyn Database>, StartError> {
         let region = self.config.region(region);
-        prism_db::open(&region.database, self.options(&region.name, lock))
+        self.surroundings
+            .database(&region.database, self.options(&region.name, lock))
             .map_err(|error| StartError::Database(region.name.clone(), error))
     }
 
@@ -133,7 +139,11 @@ impl Opener {
     fn direct(&self, stream: RegionId, peer: RegionId) -> Result<DirectWriter, StartError> {
         let stream = &self.config.region(stream).name;
         let peer = self.config.region(peer);
-        DirectWriter::new(stream, &peer.direct, self.options(&peer.name, APPLY_LOCK))
+        let options = self.options(&peer.name, APPLY_LOCK);
+        let applier = Applier::new(Arc::clone(&options.catalogue), Arc::clone(&self.regions));
+        self.surroundings
+            .database(&peer.direct, options)
+            .map(|database| DirectWriter::into(stream, database, applier))
             .map_err(|error| StartError::Database(peer.name.clone(), error))
     }
 
@@ -159,7 +169,8 @@ impl Opener {
         };
         let own = self.config.region(own);
         for other in self.config.regions.iter().filter(|r| r.id != own.id) {
-            let as_other = prism_db::open(&own.database, self.options(&other.name, LOCK));
+            let options = self.options(&other.name, LOCK);
+            let as_other = self.surroundings.database(&own.database, options);
             if as_other.and_then(|mut db| db.region()).is_ok() {
                 return Err(StartError::Database(own.name.clone(), error));
             }
@@ -173,16 +184,18 @@ pub(super) fn start(
     node: &str,
     data_dir: &Path,
     protection: Protection,
+    surroundings: &Arc<dyn Surroundings>,
 ) -> Result<Runtime, StartError> {
     let me = config.node_named(node).ok_or_else(|| {
         let known: Vec<&str> = config.nodes.iter().map(|n| n.name.as_str()).collect();
         StartError::UnknownNode(node.to_owned(), known.join(", "))
     })?;
-    let lock = lock_data_dir(data_dir, node)?;
-    let boot = boot::next(data_dir);
+    let disk = surroundings.disk();
+    let lock = lock_data_dir(&disk, data_dir, node)?;
+    let boot = boot::next(&disk, data_dir);
     let endpoint = endpoint(config, me, protection, boot)?;
-    let (driver, handle) = Driver::bind(endpoint, me.bind_udp, COMMANDS)?;
-    let opener = Opener::new(config);
+    let (packets, handle) = surroundings.packets(endpoint, me.bind_udp, COMMANDS)?;
+    let opener = Opener::new(config, surroundings);
     let own = me.region;
     let names = Arc::new(names(config, me));
     let board = Arc::new(Board::new(Arc::clone(&names)));
@@ -192,6 +205,7 @@ pub(super) fn start(
     let held = Arc::new(Held::default());
     let stopped = Arc::new(Stopped::default());
     let spool = Arc::new(Spool::open(
+        &disk,
         &data_dir.join("journal"),
         config.limits.max_journal,
         config.limits.max_update as usize,
@@ -234,7 +248,7 @@ pub(super) fn start(
         opener.own(own, LOCK)?,
         handle.clone(),
         whole.clone(),
-        Identity::new(entropy(), spool.identity()),
+        Identity::new(entropy::number(), spool.identity()),
         Arc::clone(&held),
         Arc::clone(&stopped),
     );
@@ -335,7 +349,7 @@ pub(super) fn start(
         overdue: Vec::new(),
     };
     threads.spawn("loop", move || {
-        if let Err(error) = driver.run(&mut host) {
+        if let Err(error) = packets.run(&mut host) {
             whole.died("loop", &error.to_string());
         }
     })?;
@@ -476,20 +490,24 @@ fn lane(
     Ok(sender)
 }
 
-fn lock_data_dir(path: &Path, node: &str) -> Result<File, StartError> {
+/// Held until the node has ended.
+pub(super) type DataDirLock = <AnyDisk as Disk>::Lock;
+
+fn lock_data_dir(disk: &AnyDisk, path: &Path, node: &str) -> Result<DataDirLock, StartError> {
     let fail = |source| StartError::DataDir {
         path: path.to_owned(),
         source,
     };
-    std::fs::create_dir_all(path).map_err(fail)?;
-    let file = File::create(path.join("lock")).map_err(fail)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(StartError::DataDirInUse(path.to_owned(), node.to_owned()))
+    let file = path.join("lock");
+    let lock = match disk.lock(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            disk.create_dir(path).map_err(fail)?;
+            disk.lock(&file)
         }
-        Err(TryLockError::Error(source)) => Err(fail(source)),
-    }
+        lock => lock,
+    };
+    lock.map_err(fail)?
+        .ok_or_else(|| StartError::DataDirInUse(path.to_owned(), node.to_owned()))
 }
 
 fn names(config: &Config, me: &Node) -> Names {
@@ -533,15 +551,10 @@ fn endpoint(
             max_update: config.limits.max_update,
             ..prism_net::Limits::default()
         },
-        seed: entropy(),
+        seed: entropy::number(),
         cluster: config.cluster.clone(),
         protection,
         boot,
         catalogue: catalogue(config),
     })?)
-}
-
-/// A different number at every start.
-fn entropy() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0
 }

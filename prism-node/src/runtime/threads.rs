@@ -1,14 +1,13 @@
 //! The threads of a node: a name each, and none that dies unnoticed.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::alarms::name;
 use super::board::Board;
 use super::queue::IntakeQueue;
+use prism_net::platform::{self, Instant, Task};
 
 /// Whether the node is whole. One that is not accepts nothing any more and gives its leases back,
 /// so that a sibling delivers; it is never half alive.
@@ -50,7 +49,7 @@ impl Whole {
 #[derive(Debug)]
 pub(super) struct Threads {
     whole: Whole,
-    list: Vec<(String, JoinHandle<()>)>,
+    list: Vec<(String, Task)>,
 }
 
 impl Threads {
@@ -70,8 +69,8 @@ impl Threads {
         let name = name.into();
         let whole = self.whole.clone();
         let label = name.clone();
-        let thread = Builder::new().name(name.clone()).spawn(move || {
-            if catch_unwind(AssertUnwindSafe(body)).is_err() {
+        let thread = platform::spawn(name.clone(), move || {
+            if platform::guarded(body).is_err() {
                 whole.died(&label, "it panicked; see the log");
             }
         })?;
@@ -89,7 +88,7 @@ impl Threads {
             if !busy || Instant::now() >= deadline {
                 return !busy;
             }
-            std::thread::sleep(Duration::from_millis(2));
+            platform::sleep(Duration::from_millis(2));
         }
     }
 }

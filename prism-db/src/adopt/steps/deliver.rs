@@ -149,7 +149,8 @@ impl Work<'_> {
             .map_err(|error| database_error("other", region, error))?;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let mut outcome = writer.write(own, tail, BUDGET);
+            let start = Instant::now();
+            let mut outcome = writer.write(own, tail, || start.elapsed() >= BUDGET);
             if !outcome.refusals.is_empty() {
                 let handled = self.undo(own, &mut writer, region, &outcome.refusals);
                 if let Err(error) = handled {

@@ -1,7 +1,8 @@
 //! What to do about one lane, from what a node of the region sees of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use prism_net::platform::Instant;
 use prism_proto::{LaneStats, Seq, Target};
 
 /// At its start a node leaves a lane to those before it in the order for this time each.

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use prism_net::platform::Instant;
 use prism_proto::RegionId;
 
 /// A lease outlives two renewals that went wrong; what its holder had to deliver goes on from a
