@@ -166,7 +166,7 @@ pub(crate) fn random_u64() -> Result<u64, DbError> {
 
 /// What to do with an apply request, given the locked watermark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Plan {
+pub enum Plan {
     /// Run the items from this index on; those before it have been applied.
     Run(usize),
     /// Everything has been applied.
@@ -179,7 +179,7 @@ pub(crate) enum Plan {
 ///
 /// # Errors
 /// `Fork` if they contradict each other.
-pub(crate) fn plan(watermark: Position, request: &ApplyRequest<'_>) -> Result<Plan, DbError> {
+pub fn plan(watermark: Position, request: &ApplyRequest<'_>) -> Result<Plan, DbError> {
     let fork = |why: String| Err(DbError::Fork(format!("stream {}: {why}", request.stream)));
     if watermark.epoch.0 != 0 && watermark.epoch != request.epoch {
         return fork(format!(
@@ -226,7 +226,7 @@ fn is_consecutive(items: &[ApplyItem]) -> bool {
 /// The first stream of which `update`'s origin had applied more than this database has.
 ///
 /// `here` gives what this database has applied of a stream, `None` if it does not know it.
-pub(crate) fn behind(
+pub fn behind(
     update: &Update,
     here: impl Fn(RegionKey) -> Option<Seq>,
 ) -> Option<(RegionKey, Seq)> {
@@ -236,7 +236,7 @@ pub(crate) fn behind(
 
 /// What the own stream says of a peer's position. `prev_tag_of_next` is the `prev_tag` of the
 /// update behind it, if that is still in the outbox: the chain outlives the row itself.
-pub(crate) fn verdict(
+pub fn verdict(
     own: &RegionRow,
     position: Position,
     prev_tag_of_next: Option<Tag>,
@@ -266,7 +266,7 @@ pub(crate) fn verdict(
 
 /// What to do with one update of another stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Course {
+pub enum Course {
     /// Execute its statement.
     Run,
     /// Execute its statement's `undo`.
@@ -285,7 +285,7 @@ pub(crate) enum Course {
 /// `on_record` is the row of its request id, `body` what the update asks for (of an undo: what the
 /// original asked for). `refused` tells of an undo that this database has refused the original, and
 /// has not executed it since.
-pub(crate) fn course(
+pub fn course(
     (stream, seq): (&str, Seq),
     update: &Update,
     body: Digest,
@@ -317,7 +317,7 @@ pub(crate) fn course(
 }
 
 /// What a region other than the origin knows of the reason.
-pub(crate) fn undone_elsewhere(stream: &str) -> UndoReason {
+pub fn undone_elsewhere(stream: &str) -> UndoReason {
     UndoReason::Refused {
         region: String::new(),
         sqlstate: String::new(),
@@ -326,7 +326,7 @@ pub(crate) fn undone_elsewhere(stream: &str) -> UndoReason {
 }
 
 /// The same request is held in this region, and comes from another one.
-pub(crate) fn held_here(index: usize) -> DbError {
+pub fn held_here(index: usize) -> DbError {
     DbError::sql(
         "55P03",
         "the same request is held in this region; its outcome is waited for",
@@ -369,7 +369,7 @@ pub(crate) fn state_from(word: &str, answer: Option<&str>) -> RequestState {
 }
 
 /// Whether another row count than the origin's says that the tables differ.
-pub(crate) fn counts(update: &Update, is_absolute: bool) -> bool {
+pub fn counts(update: &Update, is_absolute: bool) -> bool {
     // A guarded undo affects no row where somebody has written later.
     update.rows != u64::MAX && !(update.undoes.is_some() && is_absolute)
 }

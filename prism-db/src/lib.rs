@@ -13,6 +13,8 @@ mod database;
 pub mod direct;
 mod error;
 pub mod journal;
+#[doc(hidden)]
+pub mod modelling;
 mod open;
 mod postgres;
 mod records;

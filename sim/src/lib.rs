@@ -1,2 +1,4 @@
 //! Whole clusters in one thread, in virtual time, from one seed. Nothing of this is in the product.
 #![forbid(unsafe_code)]
+
+pub mod database;
