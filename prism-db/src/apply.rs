@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prism_proto::{ApplyCause, Epoch, Position, RefusalClass, RegionKey, Seq};
+use prism_proto::{ApplyCause, Epoch, Position, RefusalClass, RegionKey, Seq, canary};
 
 use crate::catalogue::{Catalogue, OnReject};
 use crate::{
@@ -251,7 +251,7 @@ impl Applier {
                     stream,
                     epoch,
                     items: part,
-                    ignore_dependencies: false,
+                    ignore_dependencies: canary!(DependencyIgnored),
                 })
             };
             match result {
@@ -331,6 +331,13 @@ impl Applier {
                     {
                         end = start + 1;
                         stop = None;
+                    }
+                    Verdict::Look(_) if canary!(AmbiguousIsDone) => {
+                        let Update { tag, .. } = items[end - 1].update;
+                        let seq = items[end - 1].seq;
+                        outcome.executed += seq.0 + 1 - items[start].seq.0;
+                        outcome.position = Some(Position { epoch, seq, tag });
+                        return None;
                     }
                     Verdict::Look(_) if !looked => {
                         // The watermark tells: what was committed is skipped now.
@@ -426,6 +433,9 @@ impl Applier {
                         }
                         _ => Verdict::Stop(stop(ApplyCause::Parked, index, LEDGER), None),
                     },
+                    ErrorClass::Transient if canary!(TransientIsRefusal) && index.is_some() => {
+                        Verdict::Refused(index.unwrap_or_default())
+                    }
                     ErrorClass::Transient => {
                         let remedy = match sqlstate.get(..2) {
                             Some("53") => {
@@ -543,6 +553,9 @@ fn mark(item: &mut ApplyItem, error: &DbError) {
         other => (String::from("XX000"), other.to_string()),
     };
     item.action = ItemAction::Reject { sqlstate, message };
+    if canary!(RefusalNotRecorded) {
+        item.action = ItemAction::Skip;
+    }
 }
 
 /// Kind of refusal, by SQLSTATE.

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use prism_proto::canary;
+
 use crate::{Committed, Database, DbError, ErrorClass, Repeat, Submission};
 
 /// How often a batch that met a deadlock or a serialization failure is tried again at once.
@@ -307,6 +309,9 @@ fn attempt(db: &mut dyn Database, batch: &[Submission]) -> Result<Vec<Committed>
                 if tries < RETRIES && matches!(sqlstate.as_str(), "40001" | "40P01") =>
             {
                 tries += 1;
+            }
+            Err(DbError::Ambiguous(why)) if canary!(AmbiguousIsFailure) => {
+                return Err(DbError::Unreachable(why));
             }
             Err(DbError::Ambiguous(why)) => return settle(db, batch, why),
             result => return result,

@@ -65,6 +65,8 @@ pub struct Limits {
     pub mtu: u16,
     /// Updates in flight per lane and per inlet.
     pub window: u32,
+    /// Bytes that may be unacknowledged on the way to one node: no more than its socket buffer holds.
+    pub in_flight: u32,
     /// Bytes received but not yet applied, per inlet.
     pub window_bytes: u32,
     /// Largest update.
@@ -89,6 +91,7 @@ impl Default for Limits {
         Self {
             mtu: 1198,
             window: 4096,
+            in_flight: 192 << 10,
             window_bytes: 4 << 20,
             max_update: 256 << 10,
             max_apply: 512,

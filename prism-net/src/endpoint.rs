@@ -429,6 +429,7 @@ fn engine(config: &EndpointConfig) -> Result<Engine, EndpointError> {
         retry: config.retry,
         mtu: limits.mtu,
         window: limits.window,
+        in_flight: limits.in_flight,
         window_bytes: limits.window_bytes,
         max_update: limits.max_update,
         max_apply: limits.max_apply,

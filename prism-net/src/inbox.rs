@@ -10,7 +10,7 @@
 //!                             +-> chunk 0                       a small one
 //! ```
 
-use prism_proto::{Inbox, InboxFull, RegionId, Seq};
+use prism_proto::{Inbox, InboxFull, RegionId, Seq, canary};
 
 use crate::host::Batch;
 
@@ -83,7 +83,7 @@ impl Stream {
         let slot = std::mem::replace(&mut self.slots[at], FREE);
         self.bytes -= slot.total as usize;
         let mut chunk = slot.first;
-        while chunk != NONE {
+        while chunk != NONE && !canary!(InboxLeak) {
             let next = self.next[chunk as usize];
             self.next[chunk as usize] = self.free;
             self.free = chunk;
@@ -215,6 +215,7 @@ impl Inbox for Arena {
         // Far ahead (somebody else applied it): one look at every slot is enough.
         let first = (stream.released + 1).max((upto.0 + 1).saturating_sub(self.window as u64));
         if !stream.slots.is_empty() {
+            let upto = Seq(upto.0 + u64::from(canary!(InboxReleasesOneMore)));
             for seq in first..=upto.0 {
                 let at = seq as usize & (self.window - 1);
                 if (1..=upto.0).contains(&stream.slots[at].seq) {

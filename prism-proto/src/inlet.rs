@@ -69,9 +69,17 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> Inlet<R> {
     }
 
     pub(crate) fn progress(&self) -> Option<Progress> {
-        self.position.map(|position| Progress {
+        let mut position = self.position?;
+        let mut clean = self.clean;
+        if canary!(AckBeforeCommit) {
+            position.seq = self.window.complete();
+        }
+        if canary!(CleanTooEarly) {
+            clean = position.seq;
+        }
+        Some(Progress {
             position,
-            clean: self.clean.min(position.seq),
+            clean: clean.min(position.seq),
             credit: self.credit(),
         })
     }

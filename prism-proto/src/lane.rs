@@ -160,7 +160,11 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
     /// Void what the last rung left behind.
     pub(crate) fn leave(&mut self) {
         self.token = self.token.wrapping_add(1);
-        self.window.reset(self.acked.seq);
+        let mut behind = self.acked.seq;
+        if canary!(SwitchForgetsInFlight) {
+            behind = behind.max(Seq(self.window.next().0 - 1));
+        }
+        self.window.reset(behind);
         self.hello_at = None;
         self.progress_at = None;
         self.verify_due = false;
@@ -220,7 +224,9 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
         let clean = clean.min(position.seq);
         let moved = self.acked.seq != position.seq;
         let news = moved || self.clean != clean;
-        self.window.reset(position.seq);
+        if moved || !canary!(SwitchForgetsInFlight) {
+            self.window.reset(position.seq);
+        }
         self.acked = position;
         self.clean = clean;
         self.tell_acked |= news;

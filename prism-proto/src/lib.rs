@@ -19,6 +19,10 @@
 #[cfg(test)]
 extern crate std;
 
+#[macro_use]
+#[doc(hidden)]
+pub mod canary;
+
 mod ack_policy;
 mod backoff;
 mod bits;
@@ -47,6 +51,10 @@ mod storage;
 mod time;
 mod update_window;
 pub mod wire;
+
+/// Whether deliberate bugs are compiled in, for the simulator to find. Never in a product.
+#[doc(hidden)]
+pub const CANARIES: bool = cfg!(feature = "canary");
 
 pub use config::{Config, ConfigError, NodeConfig, Policy, RegionConfig, Retry};
 pub use engine::{Engine, MAX_NODES, MAX_REGION_NODES, MAX_REGIONS};

@@ -218,6 +218,9 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> Link<P> {
     /// must not take longer to notice that nobody listens.
     pub(crate) fn probe_deadline(&self, target: bool, timing: &Timing) -> Option<Instant> {
         let asked = self.last_probe?;
+        if canary!(PtoNotRearmed) && self.unanswered > 0 {
+            return None;
+        }
         let base = if self.up {
             let oldest = self.ring.oldest_sent()?;
             // Once an answer is overdue only probes move the deadline, not what else is sent (for

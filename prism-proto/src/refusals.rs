@@ -67,7 +67,7 @@ impl Untold {
 
     /// They are told now; sets when to repeat them.
     pub(crate) fn repeat(&mut self, now: Instant) {
-        let more = self.to_tell().next().is_some();
+        let more = self.to_tell().next().is_some() && !canary!(RefusalToldOnce);
         self.at = more.then(|| now.after(backoff::next(self.attempt, REPEAT.0, REPEAT.1, 0)));
         self.attempt = self.attempt.saturating_add(1);
     }

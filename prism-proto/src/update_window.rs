@@ -109,7 +109,8 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> UpdateWindow<U> {
     pub(crate) fn fits(&self, len: usize, updates: u32, bytes: u32) -> bool {
         let sent = self.next.0 - 1 - self.acked.0;
         let first = sent == 0;
-        sent < self.capacity().min(u64::from(updates).max(1))
+        let most = self.capacity().min(u64::from(updates).max(1));
+        sent < most + u64::from(canary!(WindowOffByOne))
             && (first || self.bytes + len as u64 <= u64::from(bytes))
     }
 

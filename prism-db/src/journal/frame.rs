@@ -8,6 +8,8 @@
 //! id, which no other segment has, so bytes that a recycled block held before are never taken for
 //! records; the payload's starts from the head's, so a payload belongs to its head.
 
+use prism_proto::canary;
+
 /// Format written here.
 pub(super) const VERSION: u32 = 1;
 /// Bytes of a segment's header.
@@ -155,7 +157,8 @@ impl<'a> Record<'a> {
         }
         let len = usize::try_from(u32_at(head, 4)?).ok()?;
         let payload = rest.get(RECORD..RECORD.checked_add(len)?)?;
-        if u32_at(head, 36)? != crc32c::crc32c_append(head_crc, payload) {
+        if u32_at(head, 36)? != crc32c::crc32c_append(head_crc, payload) && !canary!(CrcNotChecked)
+        {
             return None;
         }
         Some(Self {

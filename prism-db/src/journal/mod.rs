@@ -44,6 +44,7 @@ pub use error::{Damage, JournalError, Recovery, TornTail};
 
 use error::failed;
 use frame::{HEADER, Piece, Pieces, Record};
+use prism_proto::canary;
 use progress::Progress;
 use reserve::Reserve;
 use writer::Writer;
@@ -462,7 +463,9 @@ impl<D: Disk> Journal<D> {
         let mut removed = false;
         while let Some(front) = self.segments.front() {
             let written = self.writer.is_some() && self.segments.len() == 1;
-            if written || front.last > self.progress.trimmed {
+            let done = front.last <= self.progress.trimmed
+                || canary!(SegmentRemovedEarly) && front.first <= self.progress.trimmed;
+            if written || !done {
                 break;
             }
             if remove_if_there(&self.disk, &front.path).is_err() {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use prism_proto::canary;
+
 use super::Segment;
 use super::disk::{Disk, DiskFile};
 use super::error::{JournalError, failed, no_space};
@@ -59,8 +61,10 @@ impl<F: DiskFile> Writer<F> {
                 Failure::Broken(failed("rename", &tmp)(e))
             }
         })?;
-        disk.sync_dir(dir)
-            .map_err(|e| Failure::Broken(failed("fsync", dir)(e)))?;
+        if !canary!(DirectoryNotSynced) {
+            disk.sync_dir(dir)
+                .map_err(|e| Failure::Broken(failed("fsync", dir)(e)))?;
+        }
         let end = HEADER as u64;
         let segment = Segment {
             path: path.clone(),
@@ -92,9 +96,15 @@ impl<F: DiskFile> Writer<F> {
                 Err(e) => Failure::Broken(failed("take back a write in", &self.path)(e)),
             });
         }
-        self.file
-            .sync()
-            .map_err(|e| Failure::Broken(failed("fsync", &self.path)(e)))?;
+        let mut synced = if canary!(AnsweredBeforeFsync) {
+            Ok(())
+        } else {
+            self.file.sync()
+        };
+        if canary!(FsyncRetried) && synced.is_err() {
+            synced = self.file.sync();
+        }
+        synced.map_err(|e| Failure::Broken(failed("fsync", &self.path)(e)))?;
         self.end += bytes.len() as u64;
         Ok(self.end)
     }

@@ -2,6 +2,7 @@
 
 use prism_db::submit::SubmitError;
 use prism_db::{Committed, RequestRow, RequestState};
+use prism_proto::canary;
 
 use super::board::Board;
 use super::find::confirmed;
@@ -30,6 +31,7 @@ pub(super) fn of(board: &Board, result: Result<Committed, SubmitError>) -> Answe
 pub(super) fn spooled(written: Result<(), Failure>, why: Option<&SubmitError>) -> Answer {
     match (written, why) {
         (Ok(()), _) => Answer::Spooled,
+        (Err(_), _) if canary!(SpooledAlthoughFull) => Answer::Spooled,
         // The other failures say that nothing was written, and of this one nobody knows.
         (Err(failure @ Failure::Unknown(_)), _) => Answer::Failed(failure),
         (Err(failure), Some(SubmitError::Unknown(why))) => {

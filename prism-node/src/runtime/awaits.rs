@@ -18,7 +18,7 @@ use std::time::Duration;
 use prism_db::submit::SubmitError;
 use prism_db::{Database, DbError, HeldState, RequestRow, RequestState, UndoReason, Undone};
 use prism_net::platform::{self, Condvar, Instant, Mutex, MutexGuard};
-use prism_proto::{RegionKey, Seq};
+use prism_proto::{RegionKey, Seq, canary};
 
 use super::answer;
 use super::board::Board;
@@ -157,7 +157,12 @@ impl Awaits {
             let look = deadline.min(Instant::now() + Duration::from_secs(1));
             self.board.wait_until(look, |state| {
                 let mut peers = self.board.names.peers();
-                everywhere.set(peers.all(|peer| self.board.confirmed(state, peer) >= seq));
+                let has = |peer| self.board.confirmed(state, peer) >= seq;
+                everywhere.set(if canary!(AwaitAnyRegion) {
+                    peers.any(has)
+                } else {
+                    peers.all(has)
+                });
                 decided.replace(self.flights().get(&seq).cloned().flatten());
                 everywhere.get() || decided.borrow().is_some()
             });

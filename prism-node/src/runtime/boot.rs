@@ -4,6 +4,7 @@
 
 use prism_db::journal::{AnyDisk, Disk};
 use prism_net::platform::wall;
+use prism_proto::canary;
 use std::io;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -27,6 +28,7 @@ pub(super) fn next(disk: &AnyDisk, data_dir: &Path) -> u64 {
         );
         None
     });
+    let stored = stored.filter(|_| !canary!(BootNotCounted));
     let boot = after(stored, clock());
     if let Err(error) = disk.replace(&path, format!("{boot}\n").as_bytes()) {
         tracing::error!(

@@ -1,6 +1,7 @@
 //! What stands in the journal for one update. When it was accepted stands in the record around it.
 
 use prism_db::{Digest, Submission, Value};
+use prism_proto::canary;
 use serde::{Deserialize, Serialize};
 
 /// First byte of an entry. A change to [`Entry`] needs a new one, and the old ones stay readable.
@@ -54,7 +55,7 @@ impl Entry {
         Submission {
             statement: self.statement,
             params: self.params.clone(),
-            request_id: Some(self.request_id),
+            request_id: (!canary!(ReplayWithoutId)).then_some(self.request_id),
         }
     }
 }

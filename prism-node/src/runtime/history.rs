@@ -7,7 +7,7 @@
 //! known to be taken.
 
 use prism_db::{Committed, Database, DbError, RegionRow};
-use prism_proto::{Position, Seq, Verdict};
+use prism_proto::{Position, Seq, Verdict, canary};
 
 use super::alarms::name;
 use super::board::position_words;
@@ -88,6 +88,9 @@ impl History {
 
     /// `has`: up to here, or less, it is what it was.
     fn gone_back(&self, has: Seq, how: &str) {
+        if canary!(HistoryNotLooked) {
+            return;
+        }
         let board = &self.0.board;
         let mut state = board.lock();
         state.gone_back = true;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use prism_db::{Database, DbError, LaneRow, RefusalRow};
 use prism_net::{Command, Handle};
-use prism_proto::{Event, Refusal, RegionId, Verdict};
+use prism_proto::{Event, Refusal, RegionId, Verdict, canary};
 
 use super::alarms::{adopt, name};
 use super::board::{Board, lane_subject};
@@ -134,7 +134,11 @@ impl Keeper {
             // The words stay where it was refused.
             message: String::new(),
         };
-        match self.refusals.handle(self.database.as_mut(), peer, &row) {
+        let mut handled = self.refusals.handle(self.database.as_mut(), peer, &row);
+        if canary!(RefusalToldTooEarly) {
+            handled = Ok(());
+        }
+        match handled {
             Ok(()) => self.handle.send(Command::Event(Event::RefusalHandled {
                 peer,
                 seq: refusal.seq,

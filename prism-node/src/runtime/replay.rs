@@ -13,6 +13,7 @@ use prism_db::catalogue::Catalogue;
 use prism_db::submit::{SubmitError, submit_chains};
 use prism_db::{Committed, Database, DbError};
 use prism_net::platform::{self, Instant};
+use prism_proto::canary;
 
 use super::alarms::name;
 use super::board::Board;
@@ -174,6 +175,11 @@ impl Replayer {
                 step.stopped = Some(stop);
                 return step;
             }
+        }
+        if canary!(ForgottenBeforeRun)
+            && let Some(last) = numbers.last()
+        {
+            let _ = self.spool.done(*last, &batch);
         }
         let submissions: Vec<_> = batch.iter().map(Entry::submission).collect();
         let before = self.publisher.before();

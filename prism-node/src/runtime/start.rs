@@ -193,7 +193,7 @@ pub(super) fn start(
     let disk = surroundings.disk();
     let lock = lock_data_dir(&disk, data_dir, node)?;
     let boot = boot::next(&disk, data_dir);
-    let endpoint = endpoint(config, me, protection, boot)?;
+    let endpoint = endpoint(config, me, protection, boot, surroundings.limits())?;
     let (packets, handle) = surroundings.packets(endpoint, me.bind_udp, COMMANDS)?;
     let opener = Opener::new(config, surroundings);
     let own = me.region;
@@ -537,6 +537,7 @@ fn endpoint(
     me: &Node,
     protection: Protection,
     boot: u64,
+    limits: prism_net::Limits,
 ) -> Result<Endpoint, StartError> {
     let regions = config.regions.iter().map(|r| RegionInfo {
         name: r.name.clone(),
@@ -549,7 +550,7 @@ fn endpoint(
         retry: config.retry,
         limits: prism_net::Limits {
             max_update: config.limits.max_update,
-            ..prism_net::Limits::default()
+            ..limits
         },
         seed: entropy::number(),
         cluster: config.cluster.clone(),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use prism_db::journal::AnyDisk;
 use prism_db::{Database, DatabaseUrl, DbError, OpenOptions};
-use prism_net::{BindError, Driver, DriverError, Endpoint, Handle, Host};
+use prism_net::{BindError, Driver, DriverError, Endpoint, Handle, Host, Limits};
 
 /// See the module. Clock, threads and random numbers are those of [`prism_net::platform`].
 pub trait Surroundings: Send + Sync {
@@ -21,6 +21,11 @@ pub trait Surroundings: Send + Sync {
 
     /// Where the data directory is.
     fn disk(&self) -> AnyDisk;
+
+    /// What the endpoint may hold; of `max_update` the configuration decides.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
 
     /// The loop that `endpoint` runs in, at the address `bind`; `commands` of other threads find
     /// room.

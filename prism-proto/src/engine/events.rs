@@ -106,6 +106,9 @@ impl<S: Storage> Engine<S> {
     }
 
     fn fetched(&mut self, upto: Seq, now: Instant) {
+        if canary!(FetchNotRepeated) && self.fetching.asked.is_some_and(|from| upto < from) {
+            return;
+        }
         let Some(from) = self.fetching.asked.take() else {
             return;
         };

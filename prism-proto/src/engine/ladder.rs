@@ -242,6 +242,9 @@ impl<S: Storage> Engine<S> {
             return;
         }
         let since = *standing.steady_since.get_or_insert(now);
+        if canary!(NeverClimbs) {
+            standing.steady_since = None;
+        }
         let hold = climb_after.saturating_mul(1 << standing.flaps.min(MAX_FLAPS));
         if parked || now.since(since) >= hold {
             standing.failed = false;

@@ -178,7 +178,8 @@ impl<S: Storage> Engine<S> {
             }
             Frame::Acked { region, seq, clean } => {
                 gathered.prompt = true;
-                let peer = self.regions.iter().position(|other| other.key == region);
+                let means = |key| key == region || canary!(SiblingAckOfAnother);
+                let peer = self.regions.iter().position(|other| means(other.key));
                 if let Some(peer) = peer {
                     let news = &mut self.regions[peer].sibling;
                     // (datagrams overtake each other)
@@ -206,7 +207,8 @@ impl<S: Storage> Engine<S> {
         let outcome = link
             .ring
             .acknowledge(&ranges, loss_delay, now, |verdict, slot| {
-                if !slot.requeued() {
+                let leaks = canary!(CreditLeak) && verdict == Verdict::Lost;
+                if !slot.requeued() && !leaks {
                     bytes += u64::from(slot.bytes);
                 }
                 if verdict == Verdict::Received {
@@ -280,6 +282,7 @@ impl<S: Storage> Engine<S> {
                 self.links[i].standing.unavailable = true;
                 self.descend(r, SwitchReason::Unavailable, now);
             }
+            Nack::Gap { .. } if canary!(GapIgnored) => {}
             Nack::Gap { .. } if target && lane.phase == Phase::Streaming => self.reopen(r, now),
             Nack::Missing { from, to } if target && lane.phase == Phase::Streaming => {
                 if let Some(largest) = self.links[i].ring.largest_acked() {

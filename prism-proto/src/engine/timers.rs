@@ -153,7 +153,9 @@ impl<S: Storage> Engine<S> {
         let (mut bytes, mut lost_due) = (0, 0);
         link.loss_at = link.ring.expire(loss_delay, now, |_, slot| {
             if !slot.requeued() {
-                bytes += u64::from(slot.bytes);
+                if !canary!(CreditLeak) {
+                    bytes += u64::from(slot.bytes);
+                }
                 lost_due |= slot.control;
                 settle(lane, Verdict::Lost, slot);
             }
@@ -252,6 +254,12 @@ where
 {
     if slot.opening != lane.token {
         return;
+    }
+    if canary!(ReceivedIsApplied)
+        && let (Verdict::Received, Content::Run { first, count }) = (verdict, slot.content)
+    {
+        let seq = crate::Seq(first.0 + u64::from(count) - 1);
+        lane.advance(crate::Position { seq, ..lane.acked }, lane.clean);
     }
     let window = &mut lane.window;
     match (verdict, slot.content) {

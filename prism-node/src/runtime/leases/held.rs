@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prism_net::platform::Instant;
-use prism_proto::RegionId;
+use prism_proto::{RegionId, canary};
 
 /// A lease outlives two renewals that went wrong; what its holder had to deliver goes on from a
 /// sibling within this, a tick, and the time to open a session.
@@ -18,6 +18,10 @@ pub(in crate::runtime) const LEASE: Duration = Duration::from_millis(2_500);
 #[derive(Debug, Default)]
 pub(in crate::runtime) struct Held(Mutex<BTreeMap<RegionId, Instant>>);
 
+fn is_running(renewed: &Instant) -> bool {
+    renewed.elapsed() < LEASE || canary!(LeaseNotFenced)
+}
+
 impl Held {
     fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<RegionId, Instant>) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -25,7 +29,7 @@ impl Held {
 
     /// Whether this node holds the lane, as far as it can know.
     pub(in crate::runtime) fn holds(&self, peer: RegionId) -> bool {
-        self.with(|held| held.get(&peer).is_some_and(|at| at.elapsed() < LEASE))
+        self.with(|held| held.get(&peer).is_some_and(is_running))
     }
 
     /// True if it is new.
@@ -44,7 +48,7 @@ impl Held {
     /// Takes out those that have not been renewed in time.
     pub(in crate::runtime) fn expired(&self) -> Vec<RegionId> {
         self.with(|held| {
-            held.extract_if(.., |_, at| at.elapsed() >= LEASE)
+            held.extract_if(.., |_, at| !is_running(at))
                 .collect::<Vec<_>>()
         })
         .into_iter()
