@@ -1,7 +1,7 @@
 //! What both backends decide alike: how a stream is numbered, and whether an apply request fits
 //! the ledger. Pure; the backends only read and write rows.
 
-use prism_proto::{Position, RegionKey, Seq, Tag, Verdict};
+use prism_proto::{Position, RegionKey, Seq, Tag, Verdict, canary};
 
 use crate::{
     ApplyItem, ApplyRequest, Committed, DbError, Digest, Hlc, MAX_UPDATE, RegionRow, RequestRow,
@@ -198,6 +198,9 @@ pub fn plan(watermark: Position, request: &ApplyRequest<'_>) -> Result<Plan, DbE
             same.seq.0, watermark.tag.0, same.update.tag.0
         ));
     }
+    if canary!(AppliedAgain) && first_new > 0 {
+        return Ok(Plan::Run(0));
+    }
     let Some(first) = items.get(first_new) else {
         return Ok(Plan::Nothing);
     };
@@ -206,7 +209,7 @@ pub fn plan(watermark: Position, request: &ApplyRequest<'_>) -> Result<Plan, DbE
     }
     let mut before = watermark.tag;
     for item in &items[first_new..] {
-        if item.update.prev_tag != before {
+        if item.update.prev_tag != before && !canary!(TagNotChecked) {
             return fork(format!(
                 "update {} continues tag {:016x}, but the one before it has {:016x}",
                 item.seq.0, item.update.prev_tag.0, before.0
@@ -298,8 +301,9 @@ pub fn course(
     let refused_in_stream =
         matches!(state, Some(RequestState::Refused { .. })) && row.is_some_and(|r| r.seq.is_some());
     if update.undoes.is_some() {
+        let refused = (refused || refused_in_stream) && !canary!(UndoWhereRefused);
         return match state {
-            _ if refused || refused_in_stream => Course::NothingToUndo,
+            _ if refused => Course::NothingToUndo,
             Some(RequestState::Undone(_)) => Course::NothingToUndo,
             Some(RequestState::Held) => Course::Wait,
             _ => Course::Undo,
@@ -312,6 +316,7 @@ pub fn course(
         // here without a trace.
         Some(row) if row.seq.is_none() => Course::Run,
         Some(row) if row.state == RequestState::Held => Course::Wait,
+        Some(_) if canary!(DoubleRuns) => Course::Run,
         Some(_) => Course::Double,
     }
 }

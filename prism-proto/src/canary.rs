@@ -111,6 +111,14 @@ mod switch {
         AmbiguousIsDone,
         /// a submit whose COMMIT got lost is reported as not done without a look at the outbox
         AmbiguousIsFailure,
+        /// an update is applied whatever its predecessor was
+        TagNotChecked,
+        /// an update that is applied already is applied again
+        AppliedAgain,
+        /// an undo also runs where the original was refused
+        UndoWhereRefused,
+        /// a request that was submitted in two regions runs twice in each
+        DoubleRuns,
         /// an update that needs another stream's does not wait for it
         DependencyIgnored,
         // ---- prism-node
@@ -140,20 +148,12 @@ mod switch {
         TwinNotNoticed,
         // ---- the simulator's model of a database; what stands for the same in the real ones is
         // covered by their conformance tests
-        /// an update is applied whatever its predecessor was
-        TagNotChecked,
-        /// an update that is applied already is applied again
-        AppliedAgain,
-        /// an undo also runs where the original was refused
-        UndoWhereRefused,
-        /// a request that was submitted in two regions runs twice in each
-        DoubleRuns,
         /// SQL is written into a peer's database past its ledger
         DirectWithoutLedger,
         /// appliers do not lock the watermark's row
         WatermarkNotLocked,
-        /// numbers are taken before the commit, in another order
-        NumbersTakenEarly,
+        /// the numbering is not locked until the commit
+        NumbersNotLocked,
         /// a held update becomes final although it was undone
         UndoneBecomesFinal,
         /// the outbox is trimmed to what the fastest region has

@@ -8,7 +8,7 @@ use prism_db::{
     Committed, DbError, HeldConflict, HeldState, HeldWrite, RequestState, Submission, UndoReason,
     wins,
 };
-use prism_proto::Seq;
+use prism_proto::{Seq, canary};
 
 use super::client::{Client, End, Kind};
 use super::locks::{Mode, TxId};
@@ -102,7 +102,9 @@ impl Client {
             work.step(Point::Statement)?;
             let key = Key::Outbox(seq);
             let tx = work.tx;
-            let is_ours = |row: &Arc<Outbox>| row.state == State::Held(tx);
+            let is_ours = |row: &Arc<Outbox>| {
+                row.state == State::Held(tx) || canary!(UndoneBecomesFinal)
+            };
             let before = work.get(&key).map(Row::outbox);
             if !before.is_some_and(|row| is_ours(&row)) {
                 return Ok(End::RollBack(false));

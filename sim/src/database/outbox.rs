@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prism_db::modelling;
 use prism_db::{Committed, DbError, Hlc, OutboxFigures, RegionRow, Update};
-use prism_proto::{Position, RegionKey, Seq, Verdict};
+use prism_proto::{Position, RegionKey, Seq, Verdict, canary};
 
 use super::client::{Client, End, Kind};
 use super::locks::Mode;
@@ -145,7 +145,13 @@ impl Client {
                     Some(lane) if lane.acked.epoch == own.epoch => lane.acked.seq,
                     _ => Seq::ZERO,
                 };
-                bound = Some(bound.map_or(acked, |bound: Seq| bound.min(acked)));
+                bound = Some(bound.map_or(acked, |bound: Seq| {
+                    if canary!(TrimmedToFastest) {
+                        bound.max(acked)
+                    } else {
+                        bound.min(acked)
+                    }
+                }));
             }
             let bound = bound.unwrap_or(Seq(own.next_seq.0 - 1));
             let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX / 4);
