@@ -81,9 +81,12 @@ impl Stream {
 
     fn drop_slot(&mut self, at: usize) {
         let slot = std::mem::replace(&mut self.slots[at], FREE);
+        if canary!(InboxLeak) {
+            return;
+        }
         self.bytes -= slot.total as usize;
         let mut chunk = slot.first;
-        while chunk != NONE && !canary!(InboxLeak) {
+        while chunk != NONE {
             let next = self.next[chunk as usize];
             self.next[chunk as usize] = self.free;
             self.free = chunk;

@@ -69,6 +69,8 @@ mod switch {
         ReceivedIsApplied,
         /// `<=` for `<` in the update window: one more in flight than there are slots
         WindowOffByOne,
+        /// what is acknowledged while it waits to be sent again keeps its mark
+        PendingNotCleared,
         /// the probe timer is not armed again after the first probe
         PtoNotRearmed,
         /// bytes of lost packets stay counted as being on their way

@@ -34,6 +34,8 @@ pub struct LaneStats {
     pub probes: u64,
     /// Updates sent that the peer's database has not applied.
     pub in_window: u64,
+    /// Bytes on their way to the target, as far as is known.
+    pub in_flight: u64,
 }
 
 /// Figures of one inlet.

@@ -299,7 +299,7 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> UpdateWindow<U> {
             let at = self.index(seq);
             let slot = &mut self.slots.as_mut()[at];
             self.bytes -= u64::from(slot.len);
-            if slot.state == State::Pending {
+            if slot.state == State::Pending && !canary!(PendingNotCleared) {
                 self.pending.clear(at);
             }
             slot.state = State::Free;

@@ -125,7 +125,10 @@ impl<S: Storage> Engine<S> {
         let lane = &mut self.regions[usize::from(r.0)].lane;
         lane.leave();
         lane.rung = rung;
-        if matches!(reason, SwitchReason::Unanswered { .. }) {
+        if matches!(
+            reason,
+            SwitchReason::Unanswered { .. } | SwitchReason::NoProgress
+        ) {
             let us = u64::try_from(silent.as_micros()).unwrap_or(u64::MAX);
             lane.counters.failover_us = lane.counters.failover_us.max(us);
         }

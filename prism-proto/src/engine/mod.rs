@@ -427,11 +427,11 @@ impl<S: Storage> Engine<S> {
             return LaneStats::default();
         };
         let lane = &region.lane;
-        let rtt = lane
+        let link = lane
             .node()
             .and_then(|place| region.nodes.get(usize::from(place)))
-            .and_then(|node| self.links.get(usize::from(node.0)))
-            .and_then(|link| link.rtt.smoothed());
+            .and_then(|node| self.links.get(usize::from(node.0)));
+        let rtt = link.and_then(|link| link.rtt.smoothed());
         LaneStats {
             held: lane.is_held(),
             target: self.target(peer),
@@ -447,6 +447,7 @@ impl<S: Storage> Engine<S> {
             failover_us: lane.counters.failover_us,
             probes: lane.counters.probes,
             in_window: lane.window.next().0 - 1 - lane.window.acked().0,
+            in_flight: link.map_or(0, |link| link.in_flight),
         }
     }
 
