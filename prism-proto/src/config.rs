@@ -26,7 +26,7 @@ pub struct RegionConfig {
 }
 
 /// How a lane chooses among the healthy nodes of a region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Policy {
     /// The first healthy node in the order of the configuration.
     #[default]
@@ -36,7 +36,7 @@ pub enum Policy {
 }
 
 /// The retransmit schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Retry {
     /// Unanswered retransmissions per node before the next rung.
     pub max_retries: u8,

@@ -25,7 +25,7 @@ pub(crate) mod due {
 const MAX_REFUSED_ACKS: usize = 8;
 
 /// Timing parameters that every link shares.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub(crate) struct Timing {
     pub(crate) retry: Retry,
     pub(crate) max_ack_delay: Duration,

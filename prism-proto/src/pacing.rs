@@ -53,6 +53,10 @@ impl Pacer {
             .then(|| now.after(Duration::from_micros(wait(mtu - self.tokens, window, rtt))))
     }
 
+    pub(crate) const fn instant(&mut self) -> &mut Option<Instant> {
+        &mut self.at
+    }
+
     /// Takes the bytes of a datagram that was sent (a probe may overdraw).
     pub fn spend(&mut self, bytes: usize) {
         self.tokens = self.tokens.saturating_sub(bytes as u64);

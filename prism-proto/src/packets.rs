@@ -279,6 +279,23 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> PacketRing<P> {
         self.largest_acked = None;
     }
 
+    /// The same ring, its oldest entry at the front and nothing in void slots; times as `each` says.
+    pub(crate) fn canonical(&mut self, mut each: impl FnMut(&mut Option<Instant>)) {
+        let slots = self.slots.as_mut();
+        slots.rotate_left(self.head);
+        self.head = 0;
+        slots[self.len..].fill(PacketSlot::EMPTY);
+        for slot in &mut slots[..self.len] {
+            if slot.state == State::Done {
+                *slot = PacketSlot {
+                    pn: slot.pn,
+                    ..PacketSlot::EMPTY
+                };
+            }
+            each(&mut slot.sent);
+        }
+    }
+
     fn trim(&mut self) {
         while self.len > 0 && self.slots.as_ref()[self.head].state == State::Done {
             self.head = self.index(1);

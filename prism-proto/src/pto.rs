@@ -8,7 +8,9 @@ use crate::{Retry, backoff, rtt::Rtt};
 ///
 /// Without a sample the schedule starts at [`Retry::initial`]. With one it starts at the RFC's
 /// timeout, but never below [`Retry::min`]. It doubles up to [`Retry::max`], unless the path itself
-/// is slower than that.
+/// is slower than that. Jitter shortens the pauses, but none below the RFC's timeout: on a long and
+/// steady path that is hardly more than the answer takes, and a probe before it is a retransmission
+/// of what has arrived.
 #[must_use]
 pub fn timeout(
     rtt: &Rtt,
@@ -18,7 +20,7 @@ pub fn timeout(
     jitter: u8,
 ) -> Duration {
     let (first, floor) = match rtt.probe_timeout(max_ack_delay) {
-        Some(base) => (base.max(retry.min), retry.min),
+        Some(base) => (base.max(retry.min), base.max(retry.min)),
         None => (retry.initial, Duration::ZERO),
     };
     backoff::next(unanswered, first, retry.max.max(first), jitter).max(floor)

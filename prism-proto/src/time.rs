@@ -38,6 +38,12 @@ impl Instant {
         Self::from_micros(self.as_micros().saturating_add(us))
     }
 
+    /// As it would read if it were `now` in the middle of all time.
+    pub(crate) const fn seen_from(self, now: Self) -> Self {
+        let us = self.as_micros().wrapping_sub(now.as_micros());
+        Self::from_micros(us.wrapping_add(1 << 63))
+    }
+
     /// Time since `earlier`; zero if `earlier` lies in the future.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

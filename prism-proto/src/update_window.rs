@@ -289,6 +289,17 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> UpdateWindow<U> {
         }
     }
 
+    /// The same window with nothing in void slots.
+    pub(crate) fn canonical(&mut self) {
+        for ahead in 0..self.capacity() {
+            let seq = Seq(self.acked.0.wrapping_add(1 + ahead));
+            if seq <= self.acked || seq >= self.next {
+                let at = self.index(seq);
+                self.slots.as_mut()[at] = UpdateSlot::EMPTY;
+            }
+        }
+    }
+
     /// The peer's database has applied up to `acked`.
     pub(crate) fn slide(&mut self, acked: Seq) {
         if acked >= self.next {

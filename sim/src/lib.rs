@@ -2,3 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod database;
+pub mod exhaustive;
+pub mod loss;

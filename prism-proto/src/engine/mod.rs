@@ -1,6 +1,7 @@
 //! The engine: lanes out, inlets in, one poll.
 
 mod authorise;
+mod canonical;
 mod events;
 mod inbound;
 mod ladder;

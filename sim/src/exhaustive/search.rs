@@ -1,0 +1,186 @@
+//! Breadth first, so that the first bad state found is one of those with the shortest way to it.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use super::act::{Action, actions, begin, settled};
+use super::hash::BuildLow;
+use super::memo::Memo;
+use super::setup::{Budget, Limit, Setup};
+use super::story::Story;
+use super::world::World;
+
+/// What a search has found.
+#[derive(Debug)]
+pub struct Report {
+    /// Different states of the cluster.
+    pub states: usize,
+    /// Steps from one to another.
+    pub transitions: u64,
+    /// Steps to the furthest state.
+    pub depth: u32,
+    /// States in which everything has arrived, is acknowledged, and nothing is under way.
+    pub ends: usize,
+    /// States of single nodes.
+    pub nodes: usize,
+    /// Timers that fired in a row, with nothing under way, before everything was acknowledged.
+    pub timers: u8,
+    /// Times that an engine ran.
+    pub runs: usize,
+    /// Whether there is no other state within the budget.
+    pub complete: bool,
+    /// How long it took.
+    pub took: Duration,
+    /// The shortest way to a state that must not be.
+    pub counterexample: Option<Story>,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all = if self.complete { "all" } else { "cut off" };
+        write!(
+            f,
+            "{} states ({all}), {} transitions, depth {}, {} timers in a row, {} ends; {} node states, {} engine runs; {:.1} s",
+            self.states,
+            self.transitions,
+            self.depth,
+            self.timers,
+            self.ends,
+            self.nodes,
+            self.runs,
+            self.took.as_secs_f64()
+        )?;
+        match &self.counterexample {
+            Some(story) => write!(f, "\n{story}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How a state was first reached.
+struct Way {
+    parent: u32,
+    /// Which of the parent's actions.
+    choice: u16,
+}
+
+/// Visits every state within the budget.
+#[must_use]
+pub fn search(setup: Setup, budget: Budget, limit: Limit) -> Report {
+    Search::new(setup).run(budget, limit)
+}
+
+struct Search {
+    memo: Memo,
+    seen: HashSet<u128, BuildLow>,
+    ways: Vec<Way>,
+    report: Report,
+}
+
+impl Search {
+    fn new(setup: Setup) -> Self {
+        Self {
+            memo: Memo::new(setup),
+            seen: HashSet::default(),
+            ways: Vec::new(),
+            report: Report {
+                states: 0,
+                transitions: 0,
+                depth: 0,
+                ends: 0,
+                nodes: 0,
+                timers: 0,
+                runs: 0,
+                complete: true,
+                took: Duration::ZERO,
+                counterexample: None,
+            },
+        }
+    }
+
+    fn run(mut self, budget: Budget, limit: Limit) -> Report {
+        let start = Instant::now();
+        let found = self.layers(budget, limit);
+        let (nodes, runs) = self.memo.figures();
+        let mut report = self.report;
+        if let Err((way, last, error)) = found {
+            report.complete = false;
+            let story = Story::tell(&mut self.memo, budget, &way, last, error);
+            report.counterexample = Some(story);
+        }
+        report.states = self.ways.len();
+        report.took = start.elapsed();
+        Report {
+            nodes,
+            runs,
+            ..report
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "said once")]
+    fn layers(
+        &mut self,
+        budget: Budget,
+        limit: Limit,
+    ) -> Result<(), (Vec<u16>, Option<u16>, String)> {
+        let first = begin(&mut self.memo, budget).map_err(|error| (Vec::new(), None, error))?;
+        self.seen.insert(first.key());
+        self.ways.push(Way {
+            parent: 0,
+            choice: 0,
+        });
+        let mut layer = vec![(first, 0)];
+        let mut list: Vec<Action> = Vec::new();
+        while !layer.is_empty() {
+            let mut next: Vec<(World, u32)> = Vec::new();
+            for (world, number) in layer {
+                actions(&self.memo, &world, &mut list);
+                if settled(&self.memo, &world) {
+                    self.report.ends += usize::from(world.is_quiet() && world.left.updates == 0);
+                } else if list.is_empty() {
+                    let error = "nothing will ever happen again, and not everything has arrived";
+                    return Err((self.way_to(number), None, error.to_owned()));
+                }
+                for (choice, action) in list.iter().enumerate() {
+                    let choice = choice as u16;
+                    let after = world
+                        .after(&mut self.memo, *action)
+                        .map_err(|error| (self.way_to(number), Some(choice), error))?;
+                    self.report.transitions += 1;
+                    self.report.timers = self.report.timers.max(after.patience);
+                    if self.seen.insert(after.key()) {
+                        next.push((after, self.ways.len() as u32));
+                        self.ways.push(Way {
+                            parent: number,
+                            choice,
+                        });
+                    }
+                }
+                if self.ways.len() >= limit.states {
+                    self.report.complete = false;
+                    return Ok(());
+                }
+            }
+            layer = next;
+            if !layer.is_empty() {
+                self.report.depth += 1;
+                if self.report.depth >= limit.depth {
+                    self.report.complete = false;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn way_to(&self, mut number: u32) -> Vec<u16> {
+        let mut way = Vec::new();
+        while number != 0 {
+            let step = &self.ways[number as usize];
+            way.push(step.choice);
+            number = step.parent;
+        }
+        way.reverse();
+        way
+    }
+}
