@@ -142,7 +142,8 @@ pub fn actions(memo: &Memo, world: &World, list: &mut Vec<Action>) {
 
 /// Only time brings this on.
 fn is_waiting(memo: &Memo, world: &World) -> bool {
-    world.is_quiet() && world.alive(NA) && !settled(memo, world)
+    let way_on = world.alive(1) || world.alive(2) || world.left.directs > 0;
+    world.is_quiet() && world.alive(NA) && way_on && !settled(memo, world)
 }
 
 impl World {
