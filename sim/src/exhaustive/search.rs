@@ -117,7 +117,6 @@ impl Search {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "said once")]
     fn layers(
         &mut self,
         budget: Budget,
