@@ -55,6 +55,9 @@ mod tests {
             let full = timeout(&rtt, n, &retry, Duration::from_millis(5), 0);
             let got = timeout(&rtt, n, &retry, Duration::from_millis(5), jitter);
             prop_assert!(got <= full && got >= retry.min.min(full));
+            // Nor does a probe go before the answer can be there.
+            let base = rtt.probe_timeout(Duration::from_millis(5));
+            prop_assert!(base.is_none_or(|base| got >= base));
         }
     }
 }
