@@ -239,11 +239,7 @@ pub fn behind(
 
 /// What the own stream says of a peer's position. `prev_tag_of_next` is the `prev_tag` of the
 /// update behind it, if that is still in the outbox: the chain outlives the row itself.
-pub fn verdict(
-    own: &RegionRow,
-    position: Position,
-    prev_tag_of_next: Option<Tag>,
-) -> Verdict {
+pub fn verdict(own: &RegionRow, position: Position, prev_tag_of_next: Option<Tag>) -> Verdict {
     let fresh = position.epoch.0 == 0 && position.seq == Seq::ZERO;
     if !fresh && position.epoch != own.epoch {
         return Verdict::Forked;

@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod database;
+pub mod disk;
 pub mod exhaustive;
 pub mod loss;

@@ -23,6 +23,9 @@ mod any_disk;
 mod disk;
 mod error;
 mod frame;
+#[cfg(any(test, feature = "memory-disk"))]
+#[doc(hidden)]
+pub mod memory;
 mod progress;
 mod quarantine;
 mod recover;

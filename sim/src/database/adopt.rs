@@ -20,8 +20,10 @@ impl ModelServer {
     pub fn fence(&self, target: &str, epoch: Epoch, lane: Option<Position>) -> Position {
         let mut data = self.inner().data();
         let key = RegionKey::of(target);
-        let at = edit(&mut data, |rows| {
-            let row = rows.get(&Key::Watermark(key)).expect("a region that is known");
+        edit(&mut data, |rows| {
+            let row = rows
+                .get(&Key::Watermark(key))
+                .expect("a region that is known");
             let mut row = Watermark::clone(&row.watermark());
             row.at.epoch = epoch;
             let at = row.at;
@@ -50,8 +52,7 @@ impl ModelServer {
                 }
             }
             at
-        });
-        at
+        })
     }
 
     /// From now on nobody can take this for a region's database, and no stream continues in it.
@@ -91,9 +92,14 @@ impl ModelServer {
         data.store = donor.0.clone();
         data.generation += 1;
         edit(&mut data, |rows| {
-            let own = rows.get(&Key::Region).expect("the donor has a ledger").region();
+            let own = rows
+                .get(&Key::Region)
+                .expect("the donor has a ledger")
+                .region();
             let (key, donor_key) = (RegionKey::of(target), RegionKey::of(&own.name));
-            let row = rows.get(&Key::Watermark(key)).expect("the donor knows the target");
+            let row = rows
+                .get(&Key::Watermark(key))
+                .expect("the donor knows the target");
             let row = row.watermark();
             assert_eq!(row.at.epoch, epoch, "the copy knows the new numbering");
             let clock = rows.all().into_iter().filter_map(|(_, row)| match row {
@@ -152,13 +158,15 @@ impl ModelServer {
                         assert!(!matches!(row.state, State::Held(_)), "nothing is held");
                         rows.delete(key);
                     }
-                    (_, Row::Rejected(row)) => {
-                        if row.row.stream == target || row.row.seq.is_none() {
-                            rows.delete(key);
-                            if let Some(seq) = row.row.seq {
-                                let stream = RegionKey::of(&row.row.stream);
-                                rows.delete(Key::RejectedOf(stream, seq, row.row.epoch));
-                            }
+                    // Refusals of its own updates: the regions that refused have them on record. And
+                    // what the donor's journal held is the donor's.
+                    (_, Row::Rejected(row))
+                        if row.row.stream == target || row.row.seq.is_none() =>
+                    {
+                        rows.delete(key);
+                        if let Some(seq) = row.row.seq {
+                            let stream = RegionKey::of(&row.row.stream);
+                            rows.delete(Key::RejectedOf(stream, seq, row.row.epoch));
                         }
                     }
                     (Key::UndoOf(..) | Key::Held(_) | Key::Skip(..) | Key::Node(_), _) => {
@@ -190,7 +198,10 @@ pub fn adopt(
                 tag: own.last_tag,
             });
         }
-        let found = donor.positions().into_iter().find(|(stream, _)| stream == name);
+        let found = donor
+            .positions()
+            .into_iter()
+            .find(|(stream, _)| stream == name);
         found.map(|(_, at)| at)
     };
     target.seal();

@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
+use prism_db::apply::SKIPPED;
+use prism_db::catalogue::Kind as StatementKind;
 use prism_db::modelling::{self, Course, Plan};
 use prism_db::{
     ApplyItem, ApplyReport, ApplyRequest, DbError, Digest, Drift, ItemAction, RejectedRow,
     RequestRow, RequestState, Value,
 };
-use prism_db::apply::SKIPPED;
-use prism_db::catalogue::Kind as StatementKind;
 use prism_proto::{Position, RegionKey, Seq, canary};
 
 use super::client::{Client, End, Kind};
@@ -239,7 +239,9 @@ fn run(
             Err(fail) if waits && fail.is("23503") => {
                 return Ok(End::RollBack(Attempt::Behind(index)));
             }
-            Err(Fail::Db(DbError::Sql { .. })) if !careful && any_known(work, request, installed) => {
+            Err(Fail::Db(DbError::Sql { .. }))
+                if !careful && any_known(work, request, installed) =>
+            {
                 return Ok(End::RollBack(Attempt::Careful));
             }
             Err(fail) => return Err(fail),
@@ -335,11 +337,7 @@ impl One<'_> {
     }
 
     /// Gives the rows affected if they differ from the origin's.
-    fn run(
-        &self,
-        work: &mut Work<'_>,
-        known: Option<&RequestRow>,
-    ) -> Result<Option<u64>, Fail> {
+    fn run(&self, work: &mut Work<'_>, known: Option<&RequestRow>) -> Result<Option<u64>, Fail> {
         let item = self.item();
         work.step(Point::Statement).map_err(|f| f.at(self.index))?;
         match (&item.action, item.update.notice()) {

@@ -248,19 +248,16 @@ impl Client {
         let server = self.server.clone();
         let limits = self.limits(verb, Kind::Steps);
         let mut committing = false;
-        let result = Work::resume(server.inner(), tx, limits).and_then(|mut held| {
-            match work(&mut held) {
+        let result =
+            Work::resume(server.inner(), tx, limits).and_then(|mut held| match work(&mut held) {
                 Ok(End::Commit(value)) => {
                     committing = true;
                     held.commit().map(|()| value)
                 }
-                Ok(End::RollBack(value) | End::Keep(value, _)) => {
-                    held.roll_back().map(|()| value)
-                }
+                Ok(End::RollBack(value) | End::Keep(value, _)) => held.roll_back().map(|()| value),
                 Err(Fail::Db(error)) => held.roll_back().and(Err(error.into())),
                 Err(fail) => Err(fail),
-            }
-        });
+            });
         result.map_err(|fail| {
             // Whatever is still open on it ends with it.
             self.drop_connection();

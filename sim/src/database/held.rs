@@ -139,7 +139,10 @@ impl Client {
                 return Ok(HeldState::Unknown);
             };
             let name = region(work).name.clone();
-            let known = row.update.request_id.and_then(|id| requests::get(work, &id));
+            let known = row
+                .update
+                .request_id
+                .and_then(|id| requests::get(work, &id));
             let reason = match known.map(|known| known.row.clone()) {
                 Some(known) if known.stream == name && known.seq == Some(seq) => {
                     match known.state {

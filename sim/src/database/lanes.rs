@@ -106,7 +106,11 @@ impl Client {
                 if free {
                     lane.holder = Some((node.into(), now.saturating_add(ttl)));
                     // Whoever had asked for it and gets it asks no more.
-                    if lane.wanted.as_ref().is_some_and(|(name, _)| &**name == node) {
+                    if lane
+                        .wanted
+                        .as_ref()
+                        .is_some_and(|(name, _)| &**name == node)
+                    {
                         lane.wanted = None;
                     }
                 }
@@ -119,7 +123,11 @@ impl Client {
     pub(super) fn release(&mut self, peer: &str, node: &str) -> Result<(), DbError> {
         self.write("lane_release", |work| {
             change(work, peer, |lane, _| {
-                if lane.holder.as_ref().is_some_and(|(name, _)| &**name == node) {
+                if lane
+                    .holder
+                    .as_ref()
+                    .is_some_and(|(name, _)| &**name == node)
+                {
                     lane.holder = None;
                 }
             })?;

@@ -4,7 +4,7 @@
 use std::ops::Bound::{Excluded, Included};
 use std::sync::Arc;
 
-use prism_db::{Committed, DbError, Digest, Hlc, MAX_UPDATE, Update, UndoReason, Value};
+use prism_db::{Committed, DbError, Digest, Hlc, MAX_UPDATE, UndoReason, Update, Value};
 use prism_proto::{RegionKey, Seq, Tag, canary};
 
 use super::locks::{Mode, TxId};
@@ -71,7 +71,8 @@ pub(super) fn new_tag() -> Tag {
 /// The region's row.
 pub(super) fn region(work: &mut Work<'_>) -> Arc<Region> {
     let row = work.get(&Key::Region);
-    row.expect("a connection is made only to a region's database").region()
+    row.expect("a connection is made only to a region's database")
+        .region()
 }
 
 /// From here to the end of the transaction nobody else gets numbers.
@@ -110,9 +111,9 @@ pub(super) fn append(work: &mut Work<'_>, drafts: Vec<Draft>) -> Result<Vec<Comm
     }
     let at = work.wall();
     let wall = u64::try_from(at / 1000).unwrap_or(0) << 16;
-    let mut hlc = wall.max(own.hlc.0 + 1).max(clock.0 + 1);
+    let hlc = wall.max(own.hlc.0 + 1).max(clock.0 + 1);
     let mut committed = Vec::with_capacity(drafts.len());
-    for draft in drafts {
+    for (hlc, draft) in (hlc..).zip(drafts) {
         let seq = own.next_seq;
         let update = Arc::new(Update {
             tag: draft.tag,
@@ -128,7 +129,6 @@ pub(super) fn append(work: &mut Work<'_>, drafts: Vec<Draft>) -> Result<Vec<Comm
             request_id: draft.request_id,
         });
         own.hlc = Hlc(hlc);
-        hlc += 1;
         let encoded: Arc<[u8]> = update.encode().into();
         let row = Outbox {
             update: Arc::clone(&update),

@@ -162,11 +162,12 @@ impl Client {
                 let (Key::Outbox(seq), Row::Outbox(row)) = (key, row) else {
                     return false;
                 };
-                if matches!(row.state, State::Held(_)) || row.at >= cutoff {
+                let wanted = !matches!(row.state, State::Held(_)) && row.at < cutoff;
+                if !wanted || old.len() == limit as usize {
                     return false;
                 }
                 old.push((*seq, row.update.undoes));
-                old.len() < limit as usize
+                true
             });
             for (seq, undoes) in &old {
                 work.lock(&Key::Outbox(*seq), Mode::Whole)?;

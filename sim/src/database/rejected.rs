@@ -38,7 +38,9 @@ pub(super) fn of(work: &mut Work<'_>, stream: RegionKey, seq: Seq) -> Vec<Arc<Re
         ids.push(row.clone().entry());
         true
     });
-    let rows = ids.into_iter().filter_map(|id| work.get(&Key::Rejected(id)));
+    let rows = ids
+        .into_iter()
+        .filter_map(|id| work.get(&Key::Rejected(id)));
     rows.map(Row::rejected).collect()
 }
 
@@ -182,7 +184,11 @@ impl Client {
             let (from, to) = (Key::Skip(key, Seq::ZERO), Key::Skip(key, Seq(u64::MAX)));
             work.scan(Included(&from), Excluded(&to), |key, _| {
                 if let Key::Skip(_, seq) = key {
-                    let list = if *seq > at.at.seq { &mut ahead } else { &mut past };
+                    let list = if *seq > at.at.seq {
+                        &mut ahead
+                    } else {
+                        &mut past
+                    };
                     list.push(*seq);
                 }
                 true

@@ -70,7 +70,7 @@ pub(super) fn change(
 ) -> Result<(), Fail> {
     let Some(id) = id else { return Ok(()) };
     let before = get(work, &id);
-    if !before.is_some_and(|before| f(&before.row).is_some()) {
+    if before.is_none_or(|before| f(&before.row).is_none()) {
         return Ok(());
     }
     lock(work, &id)?;
@@ -89,11 +89,7 @@ pub(super) fn change(
 }
 
 /// Those of the batch that are on record.
-pub(super) fn repeats(
-    work: &mut Work<'_>,
-    batch: &[Submission],
-    bodies: &[Digest],
-) -> Vec<Repeat> {
+pub(super) fn repeats(work: &mut Work<'_>, batch: &[Submission], bodies: &[Digest]) -> Vec<Repeat> {
     let mut repeats = Vec::new();
     for (index, (submission, body)) in batch.iter().zip(bodies).enumerate() {
         let known = submission.request_id.and_then(|id| get(work, &id));

@@ -31,7 +31,9 @@ impl Clock for CallersClock {
 
     fn wall(&self) -> i64 {
         let since = platform::wall().duration_since(UNIX_EPOCH);
-        since.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+        since.map_or(0, |since| {
+            i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+        })
     }
 }
 

@@ -170,11 +170,7 @@ impl Store {
 
     /// Every update of every stream is accounted for once, in the order of its numbers, each one
     /// behind the one whose tag it names: seen from what was done alone, not from how it was decided.
-    fn look(
-        &mut self,
-        writes: &BTreeMap<Key, Option<Row>>,
-        log: &[Execution],
-    ) -> Option<String> {
+    fn look(&mut self, writes: &BTreeMap<Key, Option<Row>>, log: &[Execution]) -> Option<String> {
         let own = match self.rows.get(&Key::Region) {
             Some(Row::Region(own)) => RegionKey::of(&own.name),
             _ => return None,
@@ -198,7 +194,10 @@ impl Store {
             at.seq = *seq;
             at.tag = row.update.tag;
             if matches!(row.state, State::Held(_)) != row.update.held {
-                wrong = Some(format!("own update {} is published in the wrong state", seq.0));
+                wrong = Some(format!(
+                    "own update {} is published in the wrong state",
+                    seq.0
+                ));
             }
         }
         for one in log {

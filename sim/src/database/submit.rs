@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use prism_db::{
-    Committed, DbError, Digest, RequestRow, RequestState, Submission, Update, Value,
-};
+use prism_db::{Committed, DbError, Digest, RequestRow, RequestState, Submission, Update, Value};
 use prism_proto::{Seq, Tag};
 
 use super::client::{Client, End, Kind};

@@ -66,7 +66,10 @@ impl Ask<'_> {
             // Its client has been told that it is final.
             return Ok(Done::Not("final"));
         }
-        let known = row.update.request_id.and_then(|id| requests::get(work, &id));
+        let known = row
+            .update
+            .request_id
+            .and_then(|id| requests::get(work, &id));
         if known.is_some_and(|known| matches!(known.row.state, RequestState::Undone(_))) {
             return Ok(Done::Not("before"));
         }

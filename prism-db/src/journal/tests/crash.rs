@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::memory::{MemDisk, Plan, scramble};
+use super::super::memory::{MemDisk, Plan, scramble};
 use super::{DIR, SMALL, dir, drain, payload, waiting};
 use crate::journal::{Journal, JournalError, Options};
 

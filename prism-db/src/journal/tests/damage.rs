@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::memory::MemDisk;
+use super::super::memory::MemDisk;
 use super::{DIR, Options, SMALL, dir, drain, payload, waiting};
 use crate::journal::frame::{self, Record};
 use crate::journal::{Damage, Journal, JournalError, Recovery};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::memory::{MemDisk, Plan};
+use super::super::memory::{MemDisk, Plan};
 use super::{SMALL, dir, drain, payload};
 use crate::journal::{Journal, JournalError, Options};
 

@@ -3,14 +3,13 @@
 mod crash;
 mod damage;
 mod limits;
-mod memory;
 mod model;
 mod real;
 
 use std::path::Path;
 
+use super::memory::{self, MemDisk};
 use super::{Disk, Entry, Journal, JournalError, Options};
-use memory::MemDisk;
 
 const DIR: &str = "/j";
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::memory::{MemDisk, Plan};
+use super::super::memory::{MemDisk, Plan};
 use super::{Options, SMALL, dir, drain};
 use crate::journal::{Journal, JournalError};
 

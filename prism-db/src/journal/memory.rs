@@ -1,17 +1,25 @@
 //! A file system in memory that is as unkind as real ones are allowed to be: what is not fsynced
 //! may be lost, torn by sectors or written out of order; a failed fsync drops dirty pages and leaves
 //! them readable; writes are short; the disk fills up; the machine dies at the N-th operation.
+//!
+//! For tests, and for the simulator: no part of the product.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::{Disk, DiskFile};
+use super::{Disk, DiskFile};
+
+mod trouble;
+
+pub use trouble::{Failure, Operation, Trouble};
 
 const SECTOR: usize = 512;
 
-pub(super) fn scramble(x: u64) -> u64 {
+/// A number that looks random, of another one.
+#[must_use]
+pub fn scramble(x: u64) -> u64 {
     // splitmix64's finaliser.
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,11 +29,14 @@ pub(super) fn scramble(x: u64) -> u64 {
 
 /// Which operation fails, counted from 1 from the moment the plan is set.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Plan {
+pub struct Plan {
+    /// The machine dies during this one.
     pub crash_at: Option<u64>,
+    /// This sync fails.
     pub eio_at_sync: Option<u64>,
     /// This write and the `.1 - 1` after it find no space.
     pub no_space: Option<(u64, u64)>,
+    /// Writes may take less than they are given.
     pub short_writes: bool,
     /// Bytes that all files together may have.
     pub space: Option<u64>,
@@ -53,7 +64,7 @@ struct Inode {
     pending: Vec<Change>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct World {
     inodes: Vec<Inode>,
     names: BTreeMap<PathBuf, usize>,
@@ -62,6 +73,10 @@ struct World {
     lock: Option<u64>,
     plan: Plan,
     crashed: bool,
+    /// Counts crashes: what was opened before is of no use after one.
+    boot: u64,
+    trouble: Option<Trouble>,
+    clock: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
     operations: u64,
     syncs: u64,
     writes: u64,
@@ -71,14 +86,17 @@ struct World {
 
 /// The disk; clones are the same disk.
 #[derive(Clone, Default)]
-pub(super) struct MemDisk(Arc<Mutex<World>>);
+pub struct MemDisk(Arc<Mutex<World>>);
 
-pub(super) struct MemFile {
+/// An open file of it.
+pub struct MemFile {
     world: Arc<Mutex<World>>,
     inode: usize,
+    boot: u64,
 }
 
-pub(super) struct MemLock {
+/// Its lock.
+pub struct MemLock {
     world: Arc<Mutex<World>>,
     id: u64,
 }
@@ -94,6 +112,30 @@ impl Drop for MemLock {
 
 fn lock(world: &Arc<Mutex<World>>) -> MutexGuard<'_, World> {
     world.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl std::fmt::Debug for MemDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let world = lock(&self.0);
+        let names: Vec<_> = world.names.keys().collect();
+        f.debug_struct("MemDisk")
+            .field("names", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How the operation is to end; whoever decides may wait meanwhile.
+fn ask(world: &Arc<Mutex<World>>, operation: Operation) -> io::Result<Failure> {
+    let trouble = lock(world).trouble.clone();
+    match trouble.map_or(Failure::None, |trouble| trouble(operation)) {
+        Failure::NoSpace => Err(io::ErrorKind::StorageFull.into()),
+        Failure::Io if operation != Operation::Sync => Err(eio()),
+        other => Ok(other),
+    }
+}
+
+fn eio() -> io::Error {
+    io::Error::from_raw_os_error(5)
 }
 
 fn dead() -> io::Error {
@@ -178,6 +220,21 @@ impl World {
         if self.crashed { Err(dead()) } else { Ok(()) }
     }
 
+    /// Whether a file was opened since the machine started.
+    fn opened(&self, boot: u64) -> io::Result<()> {
+        if self.boot == boot {
+            Ok(())
+        } else {
+            Err(dead())
+        }
+    }
+
+    /// Nothing that is open goes on.
+    fn stop(&mut self) {
+        self.crashed = true;
+        self.boot += 1;
+    }
+
     fn sync_fails(&mut self) -> bool {
         self.syncs += 1;
         self.plan.eio_at_sync == Some(self.syncs)
@@ -210,13 +267,52 @@ impl World {
 }
 
 impl MemDisk {
+    /// An empty one.
+    #[must_use]
     pub fn new(seed: u64) -> Self {
         let disk = Self::default();
         lock(&disk.0).random = seed.wrapping_mul(1_000_003);
         disk
     }
 
+    /// Another machine's, with the same on it.
+    #[must_use]
+    pub fn copy(&self, seed: u64) -> Self {
+        let mut world = lock(&self.0).clone();
+        world.random = seed.wrapping_mul(1_000_003);
+        world.lock = None;
+        world.boot += 1;
+        Self(Arc::new(Mutex::new(world)))
+    }
+
+    /// Everything is gone, with whatever was open.
+    pub fn wipe(&self) {
+        let mut world = lock(&self.0);
+        world.boot += 1;
+        world.inodes.clear();
+        world.names.clear();
+        world.durable_names.clear();
+        world.pending_names.clear();
+        world.lock = None;
+    }
+
+    /// Who decides how operations end.
+    pub fn set_trouble(&self, trouble: Trouble) {
+        lock(&self.0).trouble = Some(trouble);
+    }
+
+    /// Milliseconds since 1970.
+    pub fn set_clock(&self, clock: Arc<dyn Fn() -> u64 + Send + Sync>) {
+        lock(&self.0).clock = Some(clock);
+    }
+
+    /// The machine is without power until [`MemDisk::power_cycle`].
+    pub fn power_off(&self) {
+        lock(&self.0).stop();
+    }
+
     /// A disk with these files, all durable.
+    #[must_use]
     pub fn with_files(files: &BTreeMap<PathBuf, Vec<u8>>) -> Self {
         let disk = Self::new(7);
         let mut world = lock(&disk.0);
@@ -234,6 +330,7 @@ impl MemDisk {
     }
 
     /// All files as a program sees them.
+    #[must_use]
     pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let world = lock(&self.0);
         let bytes =
@@ -241,6 +338,7 @@ impl MemDisk {
         world.names.iter().map(bytes).collect()
     }
 
+    /// What fails from now on.
     pub fn plan(&self, plan: Plan) {
         let mut world = lock(&self.0);
         world.plan = plan;
@@ -249,15 +347,19 @@ impl MemDisk {
         world.writes = 0;
     }
 
+    /// Whether the planned crash has come.
+    #[must_use]
     pub fn crashed(&self) -> bool {
         lock(&self.0).crashed
     }
 
+    /// The clock goes on.
     pub fn advance(&self, ms: u64) {
         lock(&self.0).now += ms;
     }
 
     /// Whether the planned EIO or ENOSPC has come.
+    #[must_use]
     pub fn fired(&self) -> bool {
         let world = lock(&self.0);
         world.plan.eio_at_sync.is_some_and(|n| world.syncs >= n)
@@ -268,6 +370,7 @@ impl MemDisk {
     pub fn power_cycle(&self) {
         let mut guard = lock(&self.0);
         let world = &mut *guard;
+        world.stop();
         let mut state = world.random;
         let mut random = || {
             state = state.wrapping_add(1);
@@ -295,13 +398,14 @@ impl MemDisk {
 impl DiskFile for MemFile {
     fn len(&self) -> io::Result<u64> {
         let world = lock(&self.world);
-        world.alive()?;
+        world.alive().and(world.opened(self.boot))?;
         Ok(world.inodes[self.inode].cache.len() as u64)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        ask(&self.world, Operation::Read)?;
         let world = lock(&self.world);
-        world.alive()?;
+        world.alive().and(world.opened(self.boot))?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let bytes = world.inodes[self.inode]
             .cache
@@ -313,8 +417,10 @@ impl DiskFile for MemFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let short = ask(&self.world, Operation::Write)? == Failure::Short;
         let mut guard = lock(&self.world);
         let world = &mut *guard;
+        world.opened(self.boot)?;
         let dies = world.step()?;
         world.writes += 1;
         let at = usize::try_from(offset).map_err(io::Error::other)?;
@@ -338,7 +444,7 @@ impl DiskFile for MemFile {
             }
         }
         let r = world.random();
-        if dies || (world.plan.short_writes && r.is_multiple_of(3)) {
+        if dies || short || (world.plan.short_writes && r.is_multiple_of(3)) {
             // Within a sector a write is whole or not there: kernels copy it under a lock.
             let cut = (at + usize::try_from(r >> 8).unwrap_or(0) % (n + 1)) / SECTOR * SECTOR;
             let cut = cut.saturating_sub(at);
@@ -352,7 +458,9 @@ impl DiskFile for MemFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        ask(&self.world, Operation::Write)?;
         let mut world = lock(&self.world);
+        world.opened(self.boot)?;
         let dies = world.step()?;
         let change = Change::Length(usize::try_from(len).map_err(io::Error::other)?);
         let inode = &mut world.inodes[self.inode];
@@ -362,12 +470,14 @@ impl DiskFile for MemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let told = ask(&self.world, Operation::Sync)? == Failure::Io;
         let mut guard = lock(&self.world);
         let world = &mut *guard;
+        world.opened(self.boot)?;
         if world.step()? {
             return Err(dead());
         }
-        let fails = world.sync_fails();
+        let fails = world.sync_fails() || told;
         let mut state = world.random;
         let mut random = || {
             state = state.wrapping_add(1);
@@ -384,7 +494,7 @@ impl DiskFile for MemFile {
         world.random = state;
         if fails {
             // The pages are clean now, still readable, and perhaps not on disk.
-            return Err(io::Error::from_raw_os_error(5));
+            return Err(eio());
         }
         Ok(())
     }
@@ -392,9 +502,11 @@ impl DiskFile for MemFile {
 
 impl MemDisk {
     fn file(&self, inode: usize) -> MemFile {
+        let boot = lock(&self.0).boot;
         MemFile {
             world: Arc::clone(&self.0),
             inode,
+            boot,
         }
     }
 }
@@ -420,6 +532,7 @@ impl Disk for MemDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<MemFile> {
+        ask(&self.0, Operation::Name)?;
         let mut world = lock(&self.0);
         if world.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -437,31 +550,35 @@ impl Disk for MemDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        ask(&self.0, Operation::Name)?;
         let mut world = lock(&self.0);
         let inode = world.find(from)?;
         world.rename(Naming::Move(from.to_path_buf(), to.to_path_buf(), inode))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        ask(&self.0, Operation::Name)?;
         let mut world = lock(&self.0);
         let inode = world.find(from)?;
         world.rename(Naming::Set(to.to_path_buf(), inode))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        ask(&self.0, Operation::Name)?;
         let mut world = lock(&self.0);
         world.find(path)?;
         world.rename(Naming::Remove(path.to_path_buf()))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        ask(&self.0, Operation::SyncDir)?;
         let mut guard = lock(&self.0);
         let world = &mut *guard;
         if world.step()? {
             return Err(dead());
         }
         if world.sync_fails() {
-            return Err(io::Error::from_raw_os_error(5));
+            return Err(eio());
         }
         let here = |path: &Path| path.parent() == Some(dir);
         world.pending_names.retain(|change| {
@@ -495,6 +612,7 @@ impl Disk for MemDisk {
     }
 
     fn now_ms(&self) -> u64 {
-        lock(&self.0).now
+        let clock = lock(&self.0).clock.clone();
+        clock.map_or_else(|| lock(&self.0).now, |clock| clock())
     }
 }
