@@ -21,7 +21,9 @@ pub fn disk(seed: u64) -> MemDisk {
     let disk = MemDisk::new(seed);
     disk.set_clock(Arc::new(|| {
         let since = platform::wall().duration_since(UNIX_EPOCH);
-        since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        since.map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
     }));
     disk
 }

@@ -16,7 +16,8 @@ fn path(name: &str) -> std::path::PathBuf {
 /// A file of some sectors, of which the first `synced` are durable.
 fn written(disk: &MemDisk, name: &str, synced: usize, then: usize) {
     let file = disk.create(&path(name)).expect("a file");
-    file.write_all_at(&vec![1; synced * 512], 0).expect("written");
+    file.write_all_at(&vec![1; synced * 512], 0)
+        .expect("written");
     file.sync().expect("synced");
     disk.sync_dir(Path::new(DIR)).expect("the name is durable");
     for sector in 0..then {
@@ -48,7 +49,10 @@ fn what_is_synced_outlives_every_power_cut_and_the_rest_may_not() {
         let sectors: Vec<_> = bytes[1024..].chunks(512).map(|s| s == [2; 512]).collect();
         holes += u32::from(sectors.windows(2).any(|pair| pair == [false, true]));
     }
-    assert!(lost > 0 && torn > 0 && kept > 0 && holes > 0, "{lost} {torn} {kept} {holes}");
+    assert!(
+        lost > 0 && torn > 0 && kept > 0 && holes > 0,
+        "{lost} {torn} {kept} {holes}"
+    );
 }
 
 #[test]
@@ -118,7 +122,10 @@ fn operations_fail_as_they_are_told_and_a_short_write_is_one() {
 fn nothing_that_was_open_before_a_power_cut_works_after_it() {
     let disk = disk(1);
     written(&disk, "a", 1, 0);
-    let lock = disk.lock(&path("lock")).expect("a lock").expect("it is free");
+    let lock = disk
+        .lock(&path("lock"))
+        .expect("a lock")
+        .expect("it is free");
     let file = disk.open(&path("a")).expect("the file");
     disk.power_off();
     assert!(disk.open(&path("a")).is_err() && file.len().is_err());
@@ -153,5 +160,9 @@ fn it_is_a_disk_of_any_kind_to_a_node() {
     disk.power_cycle();
     let read = any.read_whole(&path("boot"), 32).expect("read");
     assert_eq!(read.as_deref(), Some(&b"8\n"[..]));
-    assert_eq!(disk.copy(3).random(), disk.copy(3).random(), "the seed decides");
+    assert_eq!(
+        disk.copy(3).random(),
+        disk.copy(3).random(),
+        "the seed decides"
+    );
 }

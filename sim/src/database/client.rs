@@ -186,7 +186,10 @@ impl Client {
                     (Ok(value), false)
                 }
                 Err(Fail::Db(error)) => (begun.roll_back().and(Err(error.into())), false),
-                Err(fail) => (Err(fail), false),
+                Err(fail) => {
+                    drop(begun);
+                    (Err(fail), false)
+                }
             };
             let fail = match result {
                 Ok(value) => return Ok(value),

@@ -102,9 +102,8 @@ impl Client {
             work.step(Point::Statement)?;
             let key = Key::Outbox(seq);
             let tx = work.tx;
-            let is_ours = |row: &Arc<Outbox>| {
-                row.state == State::Held(tx) || canary!(UndoneBecomesFinal)
-            };
+            let is_ours =
+                |row: &Arc<Outbox>| row.state == State::Held(tx) || canary!(UndoneBecomesFinal);
             let before = work.get(&key).map(Row::outbox);
             if !before.is_some_and(|row| is_ours(&row)) {
                 return Ok(End::RollBack(false));

@@ -96,8 +96,11 @@ impl<'s> Work<'s> {
             done: false,
             stopped: None,
         };
-        work.step(Point::Begin)?;
-        Ok(work)
+        match work.step(Point::Begin) {
+            Ok(()) => Ok(work),
+            Err(Fail::Db(error)) => work.roll_back().and(Err(error.into())),
+            Err(fail) => Err(fail),
+        }
     }
 
     /// Goes on with one that was left open.
