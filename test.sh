@@ -43,6 +43,12 @@ if [ "$(uname)" = Linux ] && ! command -v strace >/dev/null; then
     install_packages strace strace strace strace -
 fi
 
+on_path_of_root() { PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin command -v "$1" >/dev/null; }
+if [ "$(uname)" = Linux ] && ! { on_path_of_root nft && on_path_of_root ip; }; then
+    step "nftables and iproute2 (a test makes a network that loses packets)"
+    install_packages "nftables iproute2" "nftables iproute" "nftables iproute2" "nftables iproute2" -
+fi
+
 step "formatting"
 cargo fmt --all --check
 
