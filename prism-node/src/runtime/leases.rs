@@ -26,7 +26,7 @@ use super::alarms::name;
 use super::board::{Board, lane_subject};
 use super::identity::Identity;
 use super::threads::Whole;
-use decide::{ASK_AGAIN, Memory, QUIET, Step, View, decide};
+use decide::{ASK_AGAIN, Memory, Parting, QUIET, Step, View, decide};
 pub(super) use held::{Held, LEASE, Stopped};
 
 /// Leases are renewed this often.
@@ -117,7 +117,7 @@ impl LeaseWorker {
     fn tick(&mut self) -> Duration {
         for peer in self.held.expired() {
             self.well = Instant::now();
-            self.announce(peer, "it was not renewed in time");
+            self.announce(peer, Parting::Late);
         }
         if self.board.lock().broken.is_some() {
             self.resign();
@@ -175,6 +175,7 @@ impl LeaseWorker {
                     ..LaneRow::default()
                 },
             };
+            self.moved(lane, &row);
             let step = decide(&self.view(peer, &row));
             let quiet = self.heard.1.elapsed() >= QUIET && names.siblings() > 1;
             let waits = |memory: &Memory| memory.waits(Instant::now());
@@ -244,28 +245,37 @@ impl LeaseWorker {
                 if row.holder.as_deref() == Some(me) {
                     self.hold(peer, at, &row)?;
                 } else {
-                    self.lost(peer, "another node has it");
+                    self.lost(peer, Parting::Taken);
                 }
                 Ok(Some(row))
             }
             Step::Want => {
-                self.lost(peer, "another node has it");
+                self.lost(peer, Parting::Taken);
                 self.database.lane_want(lane, me, WANT)?;
                 Ok(None)
             }
-            Step::Yield => self.release(peer, "another node asks for it", row),
+            Step::Yield => self.release(peer, Parting::Asked, row),
             Step::GiveUp => {
                 let now = Instant::now();
                 let memory = self.memory.entry(peer).or_insert_with(|| Memory::new(now));
                 memory.given_up = memory.given_up.saturating_add(1);
                 memory.given_up_at = Some(now);
-                self.release(peer, "nothing gets through from here", row)
+                self.release(peer, Parting::Stuck, row)
             }
-            Step::Retire => self.release(peer, "its region is stale", row),
+            Step::Retire => self.release(peer, Parting::Stale, row),
             Step::Leave => {
-                self.lost(peer, "another node has it");
+                self.lost(peer, Parting::Taken);
                 Ok(None)
             }
+        }
+    }
+
+    /// A lane that has got further, by whomever, is not parked any more.
+    fn moved(&self, lane: &str, row: &LaneRow) {
+        let mut state = self.board.lock();
+        let before = state.rows.iter().find(|before| before.peer == row.peer);
+        if row.stale || before.is_some_and(|before| row.acked.seq > before.acked.seq) {
+            state.alarms.clear(name::PARKED, &lane_subject(lane));
         }
     }
 
@@ -306,27 +316,33 @@ impl LeaseWorker {
         lane.is_some_and(|lane| lane.held)
     }
 
-    fn lost(&self, peer: RegionId, why: &str) {
+    fn lost(&self, peer: RegionId, why: Parting) {
         if self.held.forget(peer) || self.engine_holds(peer) {
             self.announce(peer, why);
         }
     }
 
-    /// The engine stops sending; what is wrong with the lane is its new holder's business.
-    fn announce(&self, peer: RegionId, why: &str) {
+    /// The engine stops sending; what is wrong with the lane is its new holder's business. But that
+    /// nothing got through from here stays said until something does: siblings that hand a lane to
+    /// and fro would otherwise be content for as long as each of them tries.
+    fn announce(&self, peer: RegionId, why: Parting) {
         let lane = self.board.names.region(peer);
-        tracing::info!(lane, "this node does not hold the lane any more: {why}");
+        let words = why.words();
+        tracing::info!(lane, "this node does not hold the lane any more: {words}");
         self.tell(Event::LaneLost { peer });
         let mut state = self.board.lock();
-        for alarm in [name::PARKED, name::DIRECT, name::PEER_WAITING] {
+        for alarm in [name::DIRECT, name::PEER_WAITING] {
             state.alarms.clear(alarm, &lane_subject(lane));
+        }
+        if why != Parting::Stuck {
+            state.alarms.clear(name::PARKED, &lane_subject(lane));
         }
     }
 
     fn release(
         &mut self,
         peer: RegionId,
-        why: &str,
+        why: Parting,
         row: &LaneRow,
     ) -> Result<Option<LaneRow>, DbError> {
         self.lost(peer, why);

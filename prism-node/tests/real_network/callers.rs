@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::world::{NODES, REGIONS, World, lock, name, nodes};
 
 /// A caller's pause between two requests: the load is steady, not the most that the machine can do.
-const PACE: Duration = Duration::from_millis(80);
+const PACE: Duration = Duration::from_millis(120);
 /// Between two tries of one request.
 const AGAIN: Duration = Duration::from_millis(50);
 /// A caller is told sooner or later: its region's database is never away.

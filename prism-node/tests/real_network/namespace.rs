@@ -70,9 +70,15 @@ impl Namespace {
         self.tool("ip", &["-batch", "-"], commands);
     }
 
-    /// A script for `nft`, which takes effect as a whole; what it prints.
-    pub fn nft(&self, script: &str) -> String {
-        self.tool("nft", &["--json", "--file", "-"], script)
+    /// A script for `nft`, which takes effect as a whole.
+    pub fn nft(&self, script: &str) {
+        self.tool("nft", &["--file", "-"], script);
+    }
+
+    /// The counters of a table, as `nft` prints them in JSON.
+    pub fn nft_counters(&self, table: &str) -> String {
+        let args = ["--json", "list", "counters", "table", "ip", table];
+        self.tool("nft", &args, "")
     }
 
     fn tool(&self, program: &str, args: &[&str], input: &str) -> String {
@@ -86,7 +92,8 @@ impl Namespace {
                 .spawn()
                 .unwrap_or_else(|e| panic!("cannot run `{program}` ({e}): {TOOLS}"));
             let mut stdin = child.stdin.take().expect("a pipe");
-            stdin.write_all(input.as_bytes()).expect("written");
+            // One that ends early says why.
+            let _ = stdin.write_all(input.as_bytes());
             drop(stdin);
             child.wait_with_output().expect("its output")
         });

@@ -105,11 +105,14 @@ impl Network {
         let mut script = String::from("flush chain ip wan faults\n");
         for fault in faults {
             let (from, to) = (self.set(&fault.from), self.set(&fault.to));
-            let lost = fault.lost;
+            let chance = match fault.lost {
+                1000.. => String::new(),
+                lost => format!("numgen random mod 1000 < {lost}"),
+            };
             writeln!(
                 script,
-                "add rule ip wan faults ip saddr {from} ip daddr {to} \
-                 numgen random mod 1000 < {lost} counter name \"lost\" drop"
+                "add rule ip wan faults ip saddr {from} ip daddr {to} {chance} \
+                 counter name \"lost\" drop"
             )
             .expect("a String");
         }
@@ -126,7 +129,7 @@ impl Network {
 
     /// Packets that have passed between sites, and that were lost.
     pub fn packets(&self) -> (u64, u64) {
-        let text = self.router.nft("list counters table ip wan\n");
+        let text = self.router.nft_counters("wan");
         let json: Value = serde_json::from_str(&text).expect("nft prints JSON");
         let count = |name: &str| {
             let all = json["nftables"].as_array().into_iter().flatten();

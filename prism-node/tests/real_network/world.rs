@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::{Client, NoTls};
 use prism_db::throwaway::{Cluster, ClusterOptions};
@@ -28,6 +28,9 @@ pub const NODES: usize = 2;
 
 /// For one condition: far more than it takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// What takes longer is printed.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 const PRISM: &str = env!("CARGO_BIN_EXE_prism");
 /// What nodes log in as; `prism migrate --role` gives it what they need.
@@ -293,8 +296,12 @@ impl World {
 
     /// Waits for a condition.
     pub fn wait(&self, what: &str, done: impl FnMut() -> bool) {
+        let since = Instant::now();
         if wait_for(LIMIT, done).is_err() {
             panic!("not within {LIMIT:?}: {what}");
+        }
+        if since.elapsed() >= WORTH_TELLING {
+            eprintln!("           {what}: {:.1?}", since.elapsed());
         }
     }
 }

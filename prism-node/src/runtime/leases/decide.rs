@@ -14,10 +14,10 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// A lane that was given up is asked for again no sooner than this, doubled each time.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// A parked lane is given up when nothing has got through for this time, a lane that writes by SQL
-/// when it has written nothing; doubled each time, so that a region that is down does not keep its
-/// lane going to and fro.
+/// when it has written nothing (connecting may take three seconds); doubled each time, so that a
+/// region that is down does not keep its lane going to and fro.
 const PARKED: Duration = Duration::from_millis(1_500);
-const DIRECT: Duration = Duration::from_secs(2);
+const DIRECT: Duration = Duration::from_millis(3_500);
 /// A node that has heard nobody, or got nothing through, for so long looks more often.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
 /// Doublings.
@@ -153,6 +153,33 @@ pub(super) fn decide(view: &View) -> Step {
     if asks { Step::Want } else { Step::Leave }
 }
 
+/// Why a node does not have a lane any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parting {
+    /// Another node has it.
+    Taken,
+    /// Another node asks for it.
+    Asked,
+    /// Nothing gets through from here.
+    Stuck,
+    /// Its region is away for good.
+    Stale,
+    /// It was not renewed in time.
+    Late,
+}
+
+impl Parting {
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Taken => "another node has it",
+            Self::Asked => "another node asks for it",
+            Self::Stuck => "nothing gets through from here",
+            Self::Stale => "its region is stale",
+            Self::Late => "it was not renewed in time",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,7 +282,7 @@ mod tests {
         // SQL that writes is as good as a node.
         lane.target = Some(Target::Direct);
         memory.note(&lane, after(4_000));
-        assert!(memory.gets_through(&lane, false, after(5_900)));
-        assert!(!memory.gets_through(&lane, false, after(6_100)));
+        assert!(memory.gets_through(&lane, false, after(7_400)));
+        assert!(!memory.gets_through(&lane, false, after(7_600)));
     }
 }
