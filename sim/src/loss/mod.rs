@@ -11,4 +11,4 @@ mod link;
 mod measure;
 mod table;
 
-pub use table::{LOSSES, RTTS, WINDOWS, table};
+pub use table::{LOSSES, RTTS, WINDOWS, block, table};

@@ -1,6 +1,5 @@
 //! The table as text.
 
-use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -16,9 +15,9 @@ pub const LOSSES: [u64; 6] = [0, 1, 5, 10, 20, 30];
 pub const RTTS: [u64; 4] = [1, 20, 100, 200];
 
 const HEADER: &str = "\
-What losses cost. Written by `PRISM_BLESS=1 cargo test -p prism-sim --test loss_table`, compared by the
-same without PRISM_BLESS; docs/testing.md says how to read it. Everything is measured in virtual time, in
-a simulated network: it changes only when the code does.
+What losses cost, in a simulated network and in virtual time: it changes only when the code does. Written
+by `PRISM_BLESS=1 cargo test --release -p prism-sim --test loss_table`, compared by the same without
+PRISM_BLESS; docs/testing.md says how to read it.
 
 NA1 sends updates of 100 bytes to EU1 (then EU2, then direct SQL) over links of 100 Mbit/s, on which every
 datagram, in both directions, is lost with the same probability; a transaction takes 1 ms.
@@ -35,24 +34,26 @@ datagram, in both directions, is lost with the same probability; a transaction t
   ->SQL   ms from the death of EU2 as well until one is applied by direct SQL; medians of five
 ";
 
-/// Measures everything: header and rows.
+const NAMES: &str = " rtt  loss %  window |   upd/s  link %  resent  falls |      p50      p99 |    ->EU2    ->SQL\n";
+
+/// Measures everything: header and blocks.
 #[must_use]
 pub fn table() -> String {
-    let mut paths = Vec::new();
-    for rtt in RTTS {
-        for loss in LOSSES {
-            paths.extend(WINDOWS.map(|window| Path { window, loss, rtt }));
-        }
-    }
-    let figures = all(&paths);
-    let mut text = HEADER.to_owned();
-    for (i, (path, figures)) in paths.iter().zip(figures).enumerate() {
-        if i % (LOSSES.len() * WINDOWS.len()) == 0 {
-            text += "\n rtt  loss %  window |   upd/s  link %  resent  falls |      p50      p99 |    ->EU2    ->SQL\n";
-        } else if i % WINDOWS.len() == 0 {
+    let blocks = RTTS.map(|rtt| format!("\n{}", block(rtt)));
+    format!("{HEADER}{}", blocks.concat())
+}
+
+/// The rows of one round-trip time.
+#[must_use]
+pub fn block(rtt: u64) -> String {
+    let path = |loss| WINDOWS.map(|window| Path { window, loss, rtt });
+    let paths: Vec<Path> = LOSSES.into_iter().flat_map(path).collect();
+    let mut text = NAMES.to_owned();
+    for (i, (path, figures)) in paths.iter().zip(all(&paths)).enumerate() {
+        if i > 0 && i % WINDOWS.len() == 0 {
             text += "\n";
         }
-        let _ = write!(text, "{}", row(path, &figures));
+        text += &row(path, &figures);
     }
     text
 }
