@@ -31,15 +31,26 @@ impl<'a> Iterator for Run<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let (len, rest) = postcard::take_from_bytes::<u32>(self.rest).ok()?;
+        let (len, rest) = length(self.rest)?;
         let (payload, rest) = rest.split_at_checked(len as usize)?;
         self.rest = rest;
         Some(payload)
     }
 }
 
+/// The length in front of a payload: a varint, nearly always of one or two bytes.
+fn length(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    match bytes {
+        [low @ 0..0x80, rest @ ..] => Some((u32::from(*low), rest)),
+        [low, high @ 0..0x80, rest @ ..] => {
+            Some((u32::from(low & 0x7f) | u32::from(*high) << 7, rest))
+        }
+        _ => postcard::take_from_bytes(bytes).ok(),
+    }
+}
+
 /// Number of the `Updates` frame, see the order of [`Frame`](super::Frame).
-const UPDATES: u8 = 6;
+pub(super) const UPDATES: u8 = 6;
 /// Room kept for the run's length until it is known.
 const RESERVED: usize = 2;
 
@@ -68,18 +79,20 @@ impl<'b> RunWriter<'b> {
 
     /// Appends a payload; `false` (and nothing written) if it does not fit.
     pub(crate) fn push(&mut self, payload: &[u8]) -> bool {
-        let Ok(len) = u32::try_from(payload.len()) else {
+        // A varint of one or two bytes: no datagram is longer.
+        let head = 1 + usize::from(payload.len() >= 1 << 7);
+        let end = self.len + head + payload.len();
+        let Some(room) = self.buffer.get_mut(self.len..end) else {
             return false;
         };
-        let Ok(head) = postcard::to_slice(&len, &mut self.buffer[self.len..]) else {
-            return false;
-        };
-        let at = self.len + head.len();
-        let Some(room) = self.buffer.get_mut(at..at + payload.len()) else {
-            return false;
-        };
+        let (length, room) = room.split_at_mut(head);
+        length[0] = payload.len() as u8;
+        if let Some(high) = length.get_mut(1) {
+            *high = (payload.len() >> 7) as u8;
+            length[0] |= 0x80;
+        }
         room.copy_from_slice(payload);
-        self.len = at + payload.len();
+        self.len = end;
         true
     }
 
