@@ -17,7 +17,9 @@ const WAKER: Token = Token(1);
 
 /// What one source may take of a round before the others have their turn.
 const COMMANDS: usize = 256;
-const RECEIVES: usize = 4;
+/// In bytes, so at most one long run: what was received before it is acknowledged, and handed over to
+/// be applied, before the next one is looked at. A longer share would be an emptier pipe.
+const RECEIVES: usize = 32 << 10;
 const TRANSMITS: usize = 512;
 
 /// Figures go to the host this often.
@@ -69,7 +71,6 @@ pub struct Driver {
     socket: Socket,
     poll: Poll,
     queue: Commands,
-    scratch: Vec<u8>,
     snapshot: Snapshot,
     /// Edge-triggered: true until the socket has said that there is no more.
     readable: bool,
@@ -110,7 +111,6 @@ impl Driver {
         let waker = Waker::new(poll.registry(), WAKER)?;
         let (queue, handle) = commands(capacity, Box::new(waker));
         let driver = Self {
-            scratch: vec![0; endpoint.max_datagram()],
             endpoint,
             socket,
             poll,
@@ -183,16 +183,19 @@ impl Driver {
         if !self.readable {
             return false;
         }
-        for _ in 0..RECEIVES {
-            let now = self.now();
+        let now = self.now();
+        let mut taken = 0;
+        while taken < RECEIVES {
             let endpoint = &mut self.endpoint;
-            let more = self.socket.receive(|from, datagram| {
+            let run = self.socket.receive(|from, datagram| {
                 endpoint.handle_datagram(now, from, datagram);
             });
-            if !more {
+            let Some(bytes) = run else {
                 self.readable = false;
                 return false;
-            }
+            };
+            // (errors and empty datagrams are not free either)
+            taken += bytes.max(256);
         }
         true
     }
@@ -213,10 +216,10 @@ impl Driver {
             self.blocked_since = None;
         }
         for _ in 0..TRANSMITS {
-            match self.endpoint.poll(now, host, &mut self.scratch) {
+            let room = self.socket.room(self.endpoint.max_datagram());
+            match self.endpoint.poll(now, host, room) {
                 Step::Transmit { to, len } => {
-                    let datagram = self.scratch.get(..len).unwrap_or_default();
-                    if self.socket.push(to, datagram) == Sent::Blocked {
+                    if self.socket.push(to, len) == Sent::Blocked {
                         self.blocked_since = Some(now);
                         return Some(Some(now.after(BLOCKED_FOR)));
                     }

@@ -28,7 +28,28 @@ struct Run {
     to: SocketAddr,
     segment: usize,
     count: usize,
+    len: usize,
+    /// [`RUN`] bytes, of which `len` are to be sent.
     bytes: Vec<u8>,
+}
+
+impl Run {
+    /// Whether it can go on with a datagram of this length.
+    fn takes(&self, len: usize, most: usize) -> bool {
+        self.count < most
+            && len <= self.segment
+            && self.len == self.count * self.segment
+            && self.len + len <= LARGEST_RUN
+    }
+}
+
+/// Where the next datagram is being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Behind the last run, which most probably it belongs to.
+    Tail,
+    /// At the beginning of the next spare buffer.
+    Spare,
 }
 
 /// What stands in the way of sending.
@@ -44,8 +65,16 @@ pub(crate) struct Socket {
     pub(crate) io: UdpSocket,
     state: UdpSocketState,
     incoming: Vec<u8>,
+    /// Of the runs in `incoming`: how many there are, and how many have been handled.
+    meta: [RecvMeta; BUFFERS],
+    arrived: usize,
+    handled: usize,
+    /// There was nothing behind them.
+    drained: bool,
     runs: Vec<Run>,
+    /// Never empty. [`RUN`] bytes each.
     spare: Vec<Vec<u8>>,
+    place: Place,
     pub(crate) errors: u64,
     pub(crate) syscalls: u64,
 }
@@ -61,60 +90,108 @@ impl Socket {
             io,
             state,
             incoming: vec![0; BUFFERS * RUN],
+            meta: [RecvMeta::default(); BUFFERS],
+            arrived: 0,
+            handled: 0,
+            drained: false,
             runs: Vec::with_capacity(OPEN),
-            spare: (0..OPEN).map(|_| Vec::with_capacity(RUN)).collect(),
+            spare: (0..=OPEN).map(|_| vec![0; RUN]).collect(),
+            place: Place::Spare,
             errors: 0,
             syscalls: 0,
         })
     }
 
-    /// One system call's worth of datagrams. False: there is nothing more for now.
-    pub(crate) fn receive(&mut self, mut handle: impl FnMut(SocketAddr, &[u8])) -> bool {
-        let mut meta = [RecvMeta::default(); BUFFERS];
+    /// The next run of datagrams; its bytes. `None`: there is nothing more for now, and the next one
+    /// that arrives will be announced.
+    pub(crate) fn receive(&mut self, mut handle: impl FnMut(SocketAddr, &[u8])) -> Option<usize> {
+        if self.handled == self.arrived {
+            if std::mem::take(&mut self.drained) {
+                return None;
+            }
+            if let Err(error) = self.fetch() {
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    return None;
+                }
+                // Some systems report an ICMP answer to an earlier datagram here. It has been
+                // taken off the socket by this call.
+                self.errors += 1;
+                return Some(0);
+            }
+        }
+        let at = self.handled;
+        self.handled += 1;
+        let meta = self.meta.get(at)?;
+        let run = self.incoming.chunks_exact(RUN).nth(at)?;
+        let run = &run[..meta.len.min(RUN)];
+        // An empty datagram is one too: it counts as received and is dropped above.
+        if run.is_empty() {
+            handle(meta.addr, run);
+        }
+        for datagram in run.chunks(meta.stride.max(1)) {
+            handle(meta.addr, datagram);
+        }
+        Some(run.len())
+    }
+
+    /// One system call's worth of runs.
+    fn fetch(&mut self) -> io::Result<()> {
         let mut chunks = self.incoming.chunks_exact_mut(RUN);
         let mut buffers: [IoSliceMut<'_>; BUFFERS] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
         self.syscalls += 1;
-        let (io, state) = (&self.io, &self.state);
-        let count = match io.try_io(|| state.recv(io.into(), &mut buffers, &mut meta)) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            Err(_) => {
-                // Some systems report an ICMP answer to an earlier datagram here. It has been
-                // taken off the socket by this call.
-                self.errors += 1;
-                return true;
-            }
-        };
-        for (meta, run) in meta[..count].iter().zip(self.incoming.chunks_exact(RUN)) {
-            let run = &run[..meta.len.min(RUN)];
-            // An empty datagram is one too: it counts as received and is dropped above.
-            if run.is_empty() {
-                handle(meta.addr, run);
-            }
-            for datagram in run.chunks(meta.stride.max(1)) {
-                handle(meta.addr, datagram);
-            }
-        }
-        true
+        (self.arrived, self.handled) = (0, 0);
+        let (io, state, meta) = (&self.io, &self.state, &mut self.meta);
+        self.arrived = io.try_io(|| state.recv(io.into(), &mut buffers, meta))?;
+        // Linux: a call that does not fill its buffers has emptied the queue (recvmmsg(2)), and epoll
+        // announces whatever comes after that (edge-triggered). Elsewhere only an error tells.
+        self.drained = cfg!(target_os = "linux") && self.arrived < BUFFERS;
+        Ok(())
     }
 
-    /// Adds a datagram to the run of its receiver.
-    pub(crate) fn push(&mut self, to: SocketAddr, datagram: &[u8]) -> Sent {
-        let limit = self.state.max_gso_segments();
-        let found = self.runs.iter().position(|run| run.to == to);
-        if let Some(at) = found {
-            let run = &mut self.runs[at];
-            let fits = run.count < limit
-                && datagram.len() <= run.segment
-                && run.bytes.len() == run.count * run.segment
-                && run.bytes.len() + datagram.len() <= LARGEST_RUN;
-            if fits {
-                run.count += 1;
-                run.bytes.extend_from_slice(datagram);
-                return Sent::Done;
+    /// Room for one datagram of at most `len` bytes, to be [`push`](Self::push)ed: where it can stay,
+    /// if it goes where the one before has gone.
+    pub(crate) fn room(&mut self, len: usize) -> &mut [u8] {
+        match self.runs.last_mut() {
+            Some(run) if run.len + len <= run.bytes.len() => {
+                self.place = Place::Tail;
+                &mut run.bytes[run.len..run.len + len]
+            }
+            _ => {
+                self.place = Place::Spare;
+                let spare = self.spare.last_mut().map(Vec::as_mut_slice);
+                spare
+                    .and_then(|room| room.get_mut(..len))
+                    .unwrap_or_default()
             }
         }
+    }
+
+    /// Adds the datagram that was written into the [`room`](Self::room) to the run of its receiver.
+    pub(crate) fn push(&mut self, to: SocketAddr, len: usize) -> Sent {
+        let most = self.state.max_gso_segments();
+        let found = self.runs.iter().position(|run| run.to == to);
+        if self.place == Place::Tail
+            && let (Some(last), Some(spare)) = (self.runs.last_mut(), self.spare.last_mut())
+        {
+            if last.to == to && last.takes(len, most) {
+                last.count += 1;
+                last.len += len;
+                return Sent::Done;
+            }
+            spare[..len].copy_from_slice(&last.bytes[last.len..last.len + len]);
+        }
+        if let Some(run) = found.map(|at| &mut self.runs[at])
+            && run.takes(len, most)
+            && let Some(spare) = self.spare.last()
+        {
+            run.bytes[run.len..run.len + len].copy_from_slice(&spare[..len]);
+            run.count += 1;
+            run.len += len;
+            return Sent::Done;
+        }
+        // Its run has to go first; that gives back a buffer, so this one can be taken.
+        let bytes = self.spare.pop().unwrap_or_default();
         let blocked = match found {
             Some(at) => self.flush_run(at),
             None if self.runs.len() == OPEN => self.flush_run(0),
@@ -123,15 +200,14 @@ impl Socket {
         if blocked == Sent::Blocked {
             // There is no room to keep it: lost, as on any full queue on its way.
             self.errors += 1;
+            self.spare.push(bytes);
             return blocked;
         }
-        let mut bytes = self.spare.pop().unwrap_or_default();
-        bytes.clear();
-        bytes.extend_from_slice(datagram);
         self.runs.push(Run {
             to,
-            segment: datagram.len(),
+            segment: len,
             count: 1,
+            len,
             bytes,
         });
         Sent::Done
@@ -157,7 +233,11 @@ impl Socket {
 
     fn flush_run(&mut self, at: usize) -> Sent {
         let run = &self.runs[at];
-        let whole = self.send(run.to, &run.bytes, (run.count > 1).then_some(run.segment));
+        let whole = self.send(
+            run.to,
+            &run.bytes[..run.len],
+            (run.count > 1).then_some(run.segment),
+        );
         self.syscalls += 1;
         match whole {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Blocked,
@@ -175,7 +255,7 @@ impl Socket {
     fn send_singly(&mut self, at: usize) {
         let run = &self.runs[at];
         let mut errors = 0;
-        for datagram in run.bytes.chunks(run.segment) {
+        for datagram in run.bytes[..run.len].chunks(run.segment) {
             if self.send(run.to, datagram, None).is_err() {
                 errors += 1;
             }
