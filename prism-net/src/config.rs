@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use prism_proto::{ConfigError, NodeId, RegionId, Retry};
+use prism_proto::{ConfigError, MTU_STEPS, NodeId, RegionId, Retry};
 use zeroize::Zeroizing;
 
 use crate::session;
@@ -61,8 +61,12 @@ pub struct RegionInfo {
 /// What may grow no further (all have defaults).
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Largest body of a datagram. 1198 and the 34 bytes around it fit into every IPv6 path.
+    /// Largest body of a datagram on any path. 1198 and the 34 bytes around it fit into every IPv6
+    /// path.
     pub mtu: u16,
+    /// Larger bodies that a busy lane tries on its path, in rising order: those that fill, by IPv6,
+    /// the 1420 bytes of a tunnel, the 1500 of an Ethernet, and the 9000 of a data centre's.
+    pub mtu_steps: [u16; MTU_STEPS],
     /// Updates in flight per lane and per inlet.
     pub window: u32,
     /// Bytes that may be unacknowledged on the way to one node: no more than its socket buffer holds.
@@ -90,6 +94,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             mtu: 1198,
+            mtu_steps: [1338, 1418, 8918],
             window: 4096,
             in_flight: 192 << 10,
             window_bytes: 4 << 20,

@@ -41,7 +41,7 @@ impl Storage for Heap {
 /// rather than in a busy loop.
 const DISAGREEMENT: Duration = Duration::from_secs(1);
 
-/// Longest body that is taken from a node whose `mtu` is larger than the own one.
+/// Longest body that is taken from a node whose limits are larger than the own ones.
 const LONGEST: usize = 2048;
 
 /// What [`Endpoint::poll`] wants.
@@ -86,6 +86,7 @@ pub struct Endpoint {
     protection: Protection,
     /// A body before it is sealed, or after it was opened.
     plain: Vec<u8>,
+    /// Longest body that is ever sent.
     mtu: usize,
     regions: usize,
     nodes: usize,
@@ -129,10 +130,10 @@ impl Endpoint {
         }
         check_keys(config.me, &config.nodes, &config.protection)?;
         let limits = &config.limits;
-        let mtu = usize::from(limits.mtu);
+        let mtu = usize::from(limits.mtu_steps.into_iter().fold(limits.mtu, u16::max));
         Ok(Self {
             engine: engine(config)?,
-            sessions: Sessions::new(config, mtu),
+            sessions: Sessions::new(config),
             inbox: Arena::new(
                 config.regions.len(),
                 limits.window,
@@ -286,7 +287,8 @@ impl Endpoint {
             match self.engine.poll(now, &self.payloads, body) {
                 Output::Transmit { to, len } => {
                     let plain = &mut self.plain;
-                    if let Some((to, len)) = self.sessions.seal(now, to, plain, len, buffer) {
+                    let lengths = (len, self.engine.path_mtu(to).into());
+                    if let Some((to, len)) = self.sessions.seal(now, to, plain, lengths, buffer) {
                         self.sent += 1;
                         return Step::Transmit { to, len };
                     }
@@ -428,6 +430,7 @@ fn engine(config: &EndpointConfig) -> Result<Engine, EndpointError> {
     let core = Config {
         retry: config.retry,
         mtu: limits.mtu,
+        mtu_steps: limits.mtu_steps,
         window: limits.window,
         in_flight: limits.in_flight,
         window_bytes: limits.window_bytes,

@@ -68,7 +68,7 @@ impl Member {
         check_keys(config.me, &config.nodes, &config.protection)?;
         let mtu = usize::from(config.limits.mtu);
         Ok(Self {
-            sessions: Sessions::new(config, mtu),
+            sessions: Sessions::new(config),
             plain: vec![0; 65536],
             mtu,
         })
@@ -106,7 +106,8 @@ impl Member {
         }
         let plain = self.plain.get_mut(..self.mtu + SEAL)?;
         plain[..body.len()].copy_from_slice(body);
-        self.sessions.seal(now, to, plain, body.len(), packet)
+        self.sessions
+            .seal(now, to, plain, (body.len(), self.mtu), packet)
     }
 
     /// The next packet for `to` has this counter. (Needs `rekey_packets` beyond it.)

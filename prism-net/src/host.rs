@@ -12,6 +12,16 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// One that takes so many updates, of so many bytes together, without allocating again.
+    #[must_use]
+    pub fn with_capacity(updates: usize, bytes: usize) -> Self {
+        Self {
+            first: 0,
+            bytes: Vec::with_capacity(bytes),
+            ends: Vec::with_capacity(updates),
+        }
+    }
+
     /// Empties it (capacity stays) and sets the seq of the next pushed update.
     pub fn reset(&mut self, first: Seq) {
         self.first = first.0;

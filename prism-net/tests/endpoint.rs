@@ -38,6 +38,10 @@ struct World {
     sent: u64,
     /// A sum of all bytes sent.
     bytes: u64,
+    /// Longer datagrams are lost.
+    carries: usize,
+    /// Length of the longest that was not.
+    longest: usize,
 }
 
 fn addresses() -> Vec<SocketAddr> {
@@ -61,6 +65,8 @@ impl World {
             flying: BTreeMap::new(),
             sent: 0,
             bytes: 0,
+            carries: usize::MAX,
+            longest: 0,
         };
         for i in 0..2 {
             let side = world.side(i, seed, Database::new(i, 2));
@@ -144,6 +150,10 @@ impl World {
             self.bytes = (self.bytes ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
         let receiver = addresses().iter().position(|&a| a == to).expect("known");
+        if datagram.len() > self.carries {
+            return;
+        }
+        self.longest = self.longest.max(datagram.len());
         let copies = match self.dice() {
             dice if dice < self.wire.lost => 0,
             dice if dice >= 100 - self.wire.doubled => 2,
@@ -186,6 +196,16 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A lot to say; the longest datagram that came through.
+    fn busy(&mut self) -> usize {
+        self.longest = 0;
+        for _ in 0..20 {
+            self.commit(0, 1000, 20);
+            self.converge(Duration::from_secs(60));
+        }
+        self.longest
     }
 
     fn behind(&self) -> bool {
@@ -249,6 +269,32 @@ fn whatever_the_wire_does_everything_arrives_once_in_order() {
         }
         world.converge(Duration::from_secs(600));
     }
+}
+
+#[test]
+fn datagrams_are_as_long_as_the_path_carries() {
+    for (carries, longest) in [(1300, 1232), (1400, 1372), (1472, 1452), (9000, 8952)] {
+        let mut world = World::new(CLEAN, 3);
+        world.carries = carries;
+        assert_eq!(world.busy(), longest, "on a path of {carries}");
+        let sent = world.sent;
+        assert_eq!(world.busy(), longest);
+        let bytes = (world.sent - sent) as usize * longest;
+        assert!(bytes < 20 * 1000 * 200, "mostly full: {bytes}");
+        // Another path, which is worse, and nothing says so.
+        world.carries = 1250;
+        assert_eq!(world.busy(), 1232, "a black hole");
+    }
+}
+
+#[test]
+fn a_lane_with_little_to_say_does_not_search() {
+    let mut world = World::new(CLEAN, 3);
+    for _ in 0..100 {
+        world.commit(0, 1, 600);
+        world.converge(Duration::from_secs(60));
+    }
+    assert!(world.longest < 1000, "{}", world.longest);
 }
 
 #[test]

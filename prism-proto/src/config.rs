@@ -3,7 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
-use crate::{NodeId, RegionId, RegionKey};
+use crate::{MTU_STEPS, NodeId, RegionId, RegionKey};
 
 /// One node of the cluster.
 #[derive(Debug, Clone, Copy)]
@@ -75,8 +75,10 @@ pub struct Config<'c> {
     pub seed: u64,
     /// Retransmission and failover.
     pub retry: Retry,
-    /// Largest datagram the engine may write, in bytes of plaintext.
+    /// Largest datagram that every path carries, in bytes of plaintext.
     pub mtu: u16,
+    /// Larger datagrams that a busy lane tries on its path (RFC 8899), in rising order; 0: none.
+    pub mtu_steps: [u16; MTU_STEPS],
     /// Updates in flight per lane and per inlet (a power of two, at most 4096).
     pub window: u32,
     /// Bytes received but not yet applied per inlet; advertised as credit.
@@ -116,6 +118,7 @@ impl<'c> Config<'c> {
             seed,
             retry: Retry::default(),
             mtu: 1200,
+            mtu_steps: [0; MTU_STEPS],
             window: 4096,
             window_bytes: 4 << 20,
             max_update: 256 << 10,

@@ -9,6 +9,7 @@ use crate::{
     congestion::Congestion,
     pacing::Pacer,
     packets::{PacketRing, PacketSlot},
+    path_mtu::{MTU_STEPS, PathMtu},
     pto,
     ranges::{Inserted, Ranges},
     rtt::Rtt,
@@ -32,6 +33,7 @@ pub(crate) struct Timing {
     pub(crate) keep_alive: Duration,
     pub(crate) congestion: Congestion,
     pub(crate) mtu: u16,
+    pub(crate) mtu_steps: [u16; MTU_STEPS],
 }
 
 impl Timing {
@@ -44,6 +46,7 @@ impl Timing {
                 window: config.in_flight,
             },
             mtu: config.mtu,
+            mtu_steps: config.mtu_steps,
         }
     }
 }
@@ -87,6 +90,7 @@ pub(crate) struct Link<P> {
     pub(crate) ring: PacketRing<P>,
     pub(crate) in_flight: u64,
     pub(crate) rtt: Rtt,
+    pub(crate) path: PathMtu,
     pub(crate) pacer: Pacer,
     pub(crate) pace_at: Option<Instant>,
     pub(crate) loss_at: Option<Instant>,
@@ -119,7 +123,14 @@ pub(crate) struct Link<P> {
 }
 
 impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> Link<P> {
-    pub(crate) fn new(region: RegionId, place: u8, sibling: bool, packets: P, jitter: u8) -> Self {
+    pub(crate) fn new(
+        region: RegionId,
+        place: u8,
+        sibling: bool,
+        packets: P,
+        jitter: u8,
+        timing: &Timing,
+    ) -> Self {
         Self {
             region,
             place,
@@ -132,6 +143,7 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> Link<P> {
             ring: PacketRing::new(packets),
             in_flight: 0,
             rtt: Rtt::default(),
+            path: PathMtu::new(timing.mtu, timing.mtu_steps),
             pacer: Pacer::default(),
             pace_at: None,
             loss_at: None,
@@ -162,6 +174,7 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> Link<P> {
         self.peer = None;
         self.ring.reset();
         self.in_flight = 0;
+        self.path.reset();
         self.pacer = Pacer::default();
         self.pace_at = None;
         self.loss_at = None;

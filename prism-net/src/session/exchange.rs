@@ -270,7 +270,13 @@ impl Sessions {
             && (peer.confirm || now.since(current.sent) >= KEEP_ALIVE)
         {
             peer.confirm = false;
-            return self.seal(now, NodeId(node as u16), &mut [0; wire::SEAL], 0, packet);
+            return self.seal(
+                now,
+                NodeId(node as u16),
+                &mut [0; wire::SEAL],
+                (0, 0),
+                packet,
+            );
         }
         if peer.initiate_at.is_none() && peer.wants_handshake(now, self.identity, &self.life) {
             peer.initiate_at = Some(now);

@@ -131,7 +131,6 @@ pub(crate) struct Sessions {
     /// The low bits of a session index name the node, the others are random: no lookup table to
     /// fill, and a packet of an earlier process does not fit by accident.
     node_bits: u32,
-    full: usize,
     life: Life,
     /// No deadline lies before this (they only move later without being noted).
     due: Option<Instant>,
@@ -139,7 +138,7 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// For a configuration that has been checked.
-    pub(crate) fn new(config: &EndpointConfig, mtu: usize) -> Self {
+    pub(crate) fn new(config: &EndpointConfig) -> Self {
         let mut rng = Rng::new(config.seed);
         let name = &config.nodes[usize::from(config.me.0)].name;
         let own = Own::new(&config.cluster, name, &config.protection);
@@ -170,7 +169,6 @@ impl Sessions {
             own,
             node_bits: config.nodes.len().next_power_of_two().trailing_zeros(),
             rng,
-            full: mtu,
             life: Life::new(&config.limits),
             due: Some(Instant::from_micros(0)),
         }
@@ -335,18 +333,19 @@ impl Sessions {
     }
 
     /// Turns the first `len` bytes of `plain` into a packet for `node`; `None` without a session.
-    /// `plain` has room for a full body and [`SEAL`].
+    /// `full` is the length of a full body on the way there, for which, and for [`SEAL`], `plain` has
+    /// room.
     pub(crate) fn seal(
         &mut self,
         now: Instant,
         node: NodeId,
         plain: &mut [u8],
-        len: usize,
+        (len, full): (usize, usize),
         packet: &mut [u8],
     ) -> Option<(SocketAddr, usize)> {
         // Nearly full packets are filled up: packets of equal length share a system call (GSO).
-        let padded = if len < self.full && len >= self.full - self.full / 16 {
-            self.full
+        let padded = if len < full && len >= full - full / 16 {
+            full
         } else {
             len
         };

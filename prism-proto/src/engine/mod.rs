@@ -63,7 +63,7 @@ struct Fetching {
 
 /// The state machine of one node; see the crate's documentation for the loop around it.
 ///
-/// It is large (80 KiB beside the storage handed in), so keep it in a place of its own rather than
+/// It is large (85 KiB beside the storage handed in), so keep it in a place of its own rather than
 /// on a small stack.
 #[derive(Debug, Clone)]
 pub struct Engine<S: Storage> {
@@ -169,9 +169,14 @@ impl<S: Storage> Engine<S> {
                 .nodes
                 .push(node.id)
                 .map_err(|_| ConfigError::TooManyNodes)?;
-            let _fits = engine
-                .links
-                .push(Link::new(node.region, place, siblings, slots, jitter));
+            let _fits = engine.links.push(Link::new(
+                node.region,
+                place,
+                siblings,
+                slots,
+                jitter,
+                &engine.timing,
+            ));
         }
         Ok(engine)
     }
@@ -194,7 +199,8 @@ impl<S: Storage> Engine<S> {
 
     /// The next thing to do; call until [`Output::Wait`].
     ///
-    /// `buffer` has room for a datagram of [`Config::mtu`] bytes.
+    /// `buffer` has room for a datagram of [`Config::mtu`] bytes, and for [`Config::mtu_steps`] (one
+    /// that it has no room for is not tried).
     pub fn poll(&mut self, now: Instant, payloads: &impl Payloads, buffer: &mut [u8]) -> Output {
         let mut expired = self.timers_at.is_some_and(|at| at <= now);
         if expired {
@@ -450,6 +456,14 @@ impl<S: Storage> Engine<S> {
             in_window: lane.window.next().0 - 1 - lane.window.acked().0,
             in_flight: link.map_or(0, |link| link.in_flight),
         }
+    }
+
+    /// Largest datagram that the path to `node` is known to carry.
+    #[must_use]
+    pub fn path_mtu(&self, node: NodeId) -> u16 {
+        self.links
+            .get(usize::from(node.0))
+            .map_or(self.timing.mtu, |link| link.path.current())
     }
 
     /// Figures of the inlet of `stream`.

@@ -204,9 +204,11 @@ impl<S: Storage> Engine<S> {
         let lane = &mut self.regions[usize::from(r.0)].lane;
         let loss_delay = link.rtt.loss_delay();
         let (mut bytes, mut lost) = (0, 0);
+        let path = &mut link.path;
         let outcome = link
             .ring
             .acknowledge(&ranges, loss_delay, now, |verdict, slot| {
+                path.settled(verdict, slot, now);
                 let leaks = canary!(CreditLeak) && verdict == Verdict::Lost;
                 if !slot.requeued() && !leaks {
                     bytes += u64::from(slot.bytes);

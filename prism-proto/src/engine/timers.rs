@@ -151,7 +151,9 @@ impl<S: Storage> Engine<S> {
         let loss_delay = link.rtt.loss_delay();
         let lane = &mut self.regions[usize::from(link.region.0)].lane;
         let (mut bytes, mut lost_due) = (0, 0);
-        link.loss_at = link.ring.expire(loss_delay, now, |_, slot| {
+        let path = &mut link.path;
+        link.loss_at = link.ring.expire(loss_delay, now, |verdict, slot| {
+            path.settled(verdict, slot, now);
             if !slot.requeued() {
                 if !canary!(CreditLeak) {
                     bytes += u64::from(slot.bytes);
@@ -198,6 +200,10 @@ impl<S: Storage> Engine<S> {
             return;
         }
         link.unanswered += 1;
+        if link.unanswered >= 2 {
+            // Not even a probe comes through: perhaps because of its length (RFC 8899 4.3).
+            link.path.fall_back(now);
+        }
         link.jitter = jitter;
         link.last_probe = Some(now);
         if !link.up {

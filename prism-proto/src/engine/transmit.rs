@@ -9,7 +9,7 @@ use crate::{
     packets::{Content, PacketSlot},
     recv_window::RecvSlot,
     update_window::{MAX_FRAGMENTS, UpdateSlot},
-    wire::{Ack, Frame, Header, Nack, RunWriter, Writer},
+    wire::{Ack, Frame, Header, Nack, PING, RunWriter, Writer},
 };
 
 /// Ring slots kept free of updates, so that probes and answers never wait for room.
@@ -35,7 +35,9 @@ impl<S: Storage> Engine<S> {
             return None;
         }
         let region = self.regions.get_mut(usize::from(link.region.0))?;
-        let limit = buffer.len().min(usize::from(self.timing.mtu));
+        let mtu = link.path.current();
+        let limit = buffer.len().min(usize::from(mtu));
+        let room = buffer.len();
         let header = Header {
             from: self.incarnation,
             to: link.peer.unwrap_or(0),
@@ -83,6 +85,7 @@ impl<S: Storage> Engine<S> {
         let region = self.regions.get_mut(usize::from(link.region.0))?;
         let lane = &mut region.lane;
         let mut content = Content::None;
+        let mut search = None;
         if target {
             if link.due & due::HELLO != 0 && lane.phase == Phase::Opening {
                 let hello = Frame::Hello {
@@ -100,13 +103,13 @@ impl<S: Storage> Engine<S> {
                 let window = self.timing.congestion.window();
                 let blocked = if link.probe {
                     false
-                } else if link.in_flight + u64::from(self.timing.mtu) > u64::from(window)
+                } else if link.in_flight + u64::from(mtu) > u64::from(window)
                     || link.ring.room() <= RING_RESERVE
                 {
                     true
                 } else {
                     let rtt = link.rtt.smoothed().unwrap_or(self.timing.retry.initial);
-                    let wait = link.pacer.check(now, window, rtt, self.timing.mtu);
+                    let wait = link.pacer.check(now, window, rtt, mtu);
                     link.pace_at = None;
                     if let Some(at) = wait
                         && has_data(lane, self.tail)
@@ -115,7 +118,13 @@ impl<S: Storage> Engine<S> {
                     }
                     wait.is_some()
                 };
-                if !blocked {
+                if !blocked && control == 0 && !link.probe {
+                    search = link
+                        .path
+                        .wants(now)
+                        .filter(|size| usize::from(*size) <= room);
+                }
+                if !blocked && search.is_none() {
                     let limits = Limits {
                         tail: self.tail,
                         chunk: self.chunk,
@@ -125,13 +134,17 @@ impl<S: Storage> Engine<S> {
                 }
             }
         }
+        if let Content::Run { .. } = content {
+            link.path.note_used(writer.written());
+        }
         if content != Content::None && lane.progress_at.is_none() {
             lane.progress_at = Some(now.after(self.apply_timeout));
         }
         let nothing = control == 0 && content == Content::None;
         // The first thing an unknown incarnation hears has to introduce this one.
         let introduce = link.peer.is_none() && !nothing && control & due::HELLO == 0;
-        let ping = link.due & due::PING != 0 || link.probe && nothing || introduce;
+        let ping =
+            link.due & due::PING != 0 || link.probe && nothing || introduce || search.is_some();
         if ping && writer.push(&Frame::Ping) {
             control |= due::PING;
             link.due &= !due::PING;
@@ -151,7 +164,13 @@ impl<S: Storage> Engine<S> {
         if acked {
             link.ack_sent();
         }
-        let len = writer.written();
+        let mut len = writer.written();
+        if let Some(size) = search {
+            link.path.probed(header.pn, size, now);
+            let filling = buffer.get_mut(len..usize::from(size)).unwrap_or_default();
+            filling.fill(PING);
+            len += filling.len();
+        }
         link.next_pn += 1;
         if control != 0 || content != Content::None {
             link.probe = false;

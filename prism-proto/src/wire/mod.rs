@@ -24,6 +24,8 @@ pub(crate) use run::RunWriter;
 
 /// Version of the format; a datagram of another one is refused.
 pub const VERSION: u8 = 1;
+/// A whole [`Frame::Ping`]: datagrams are filled up with it.
+pub(crate) const PING: u8 = 0;
 /// Longest header.
 pub const MAX_HEADER: usize = 1 + 4 + 4 + 10;
 /// What a [`Frame::Fragment`] takes beside its bytes, at most.

@@ -67,7 +67,7 @@ fn open(me: u16, seed: u64) -> EndpointConfig {
 
 /// The sessions of this configuration. Only A and B call each other by themselves.
 fn start(config: &EndpointConfig) -> Sessions {
-    let mut sessions = Sessions::new(config, 1198);
+    let mut sessions = Sessions::new(config);
     for i in 0..3 {
         if i == 2 || config.me == C {
             sessions.peers[i].initiate_at = None;
@@ -100,7 +100,7 @@ fn data(s: &mut Sessions, now: Instant, to: NodeId, body: &[u8]) -> Option<Vec<u
     let mut plain = [0; 1300];
     let mut packet = [0; 1300];
     plain[..body.len()].copy_from_slice(body);
-    let (_, len) = s.seal(now, to, &mut plain, body.len(), &mut packet)?;
+    let (_, len) = s.seal(now, to, &mut plain, (body.len(), 1198), &mut packet)?;
     Some(packet[..len].to_vec())
 }
 
