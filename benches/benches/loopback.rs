@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pair::{
-    AHEAD, Counter, Kind, Node, PAYLOAD, PER_WRITE, batch, config, free_addresses, held, verified,
+    AHEAD, Counter, Kind, Node, PAYLOAD, PER_WRITE, batch, config, free_addresses, held, room,
+    verified,
 };
 use prism_net::{Batch, Command, Endpoint, Host, Snapshot, Step};
 use prism_proto::{Epoch, Event, Instant, Notice, Position, Refusal, RegionId, Seq};
@@ -127,7 +128,7 @@ fn drivers(c: &mut Criterion, kind: Kind, lost: u64) {
         b.iter(|| {
             let end = next + UPDATES;
             while next < end {
-                let batch = batch(next, Batch::default());
+                let batch = batch(next, room());
                 sender.handle.send(Command::Committed(batch));
                 next += PER_WRITE;
                 sender.wait(next.saturating_sub(AHEAD));

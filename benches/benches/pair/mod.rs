@@ -72,6 +72,11 @@ pub fn config(kind: Kind, me: u16, addresses: [SocketAddr; 2]) -> EndpointConfig
     }
 }
 
+/// Room for one write.
+pub fn room() -> Batch {
+    Batch::with_capacity(PER_WRITE as usize, PAYLOAD.len() * PER_WRITE as usize)
+}
+
 pub fn batch(first: u64, mut batch: Batch) -> Batch {
     batch.reset(Seq(first));
     for _ in 0..PER_WRITE {
@@ -181,7 +186,7 @@ fn work(jobs: &Receiver<Job>, handle: &Handle) {
             Job::Fetch(from, to) => {
                 let mut first = from.0;
                 while first <= to.0 {
-                    handle.send(Command::Payloads(batch(first, Batch::default())));
+                    handle.send(Command::Payloads(batch(first, room())));
                     first += PER_WRITE;
                 }
                 handle.send(Command::Event(Event::Fetched { upto: to }));
