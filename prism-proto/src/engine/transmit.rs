@@ -15,6 +15,10 @@ use crate::{
 /// Ring slots kept free of updates, so that probes and answers never wait for room.
 const RING_RESERVE: usize = 8;
 
+/// A window is sent in so many datagrams at least, as far as they are larger than need be: a loss is
+/// found quickly only if others follow it, and the fewer there are the more is lost with one.
+const DATAGRAMS: u32 = 32;
+
 impl<S: Storage> Engine<S> {
     /// The next thing to do for one link, if any.
     pub(super) fn poll_link(
@@ -129,6 +133,8 @@ impl<S: Storage> Engine<S> {
                         tail: self.tail,
                         chunk: self.chunk,
                         max_update: self.max_update,
+                        base: self.timing.mtu,
+                        share: self.window / DATAGRAMS,
                     };
                     content = write_data(&mut writer, lane, &limits, payloads, header.pn);
                 }
@@ -279,6 +285,9 @@ struct Limits {
     tail: Seq,
     chunk: u16,
     max_update: u32,
+    /// Lengths above `base` are for datagrams of at most so many updates.
+    base: u16,
+    share: u32,
 }
 
 fn has_data<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>>(lane: &Lane<U>, tail: Seq) -> bool {
@@ -358,6 +367,7 @@ fn write_run<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>>(
     first: Seq,
     pn: u64,
 ) -> Content {
+    let before = writer.written();
     let Some(mut run) = RunWriter::new(writer.rest(), first) else {
         return Content::None;
     };
@@ -378,6 +388,8 @@ fn write_run<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>>(
                 && !lane
                     .window
                     .fits(bytes.len(), lane.credit.updates, lane.credit.bytes)
+            || u32::from(count) >= limits.share
+                && before + run.len() + bytes.len() + 2 > usize::from(limits.base)
             || !run.push(bytes)
         {
             break;

@@ -96,6 +96,11 @@ impl<'b> RunWriter<'b> {
         true
     }
 
+    /// Length of the frame so far.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Puts the run's length in its place; the frame's length.
     pub(crate) fn finish(self) -> usize {
         let run = self.len - self.body;
