@@ -149,6 +149,10 @@ impl Client {
         kind: Kind,
         mut work: impl FnMut(&mut Work<'_>) -> Result<End<T>, Fail>,
     ) -> Result<T, DbError> {
+        if std::thread::panicking() {
+            // The client's machine is being taken down: nobody would wait, and nothing is sent.
+            return Err(gone());
+        }
         assert_eq!(self.held, None, "{verb} while a transaction is held open");
         let server = self.server.clone();
         let mut attempt = 0;
@@ -243,6 +247,9 @@ impl Client {
         verb: &'static str,
         work: impl FnOnce(&mut Work<'_>) -> Result<End<T>, Fail>,
     ) -> Result<T, DbError> {
+        if std::thread::panicking() {
+            return Err(gone());
+        }
         let Some(tx) = self.held.take() else {
             return Err(DbError::Unreachable(
                 "the connection of the held transaction is lost, which rolls it back".to_owned(),

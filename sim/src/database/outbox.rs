@@ -60,6 +60,7 @@ impl Client {
         sink: &mut dyn FnMut(Seq, &[u8]),
     ) -> Result<Seq, DbError> {
         let mut found: Vec<(Seq, Arc<[u8]>)> = Vec::new();
+        let from = from.max(Seq(1));
         self.read("outbox_read", |work| {
             found.clear();
             let (mut next, mut bytes) = (from, 0);

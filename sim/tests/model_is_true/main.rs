@@ -17,6 +17,10 @@ use steps::Step;
 pub(crate) struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// Any number.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -40,7 +44,7 @@ impl Random {
 type Coverage = std::collections::BTreeMap<&'static str, u64>;
 
 fn run(backend: &dyn Backend, seed: u64, steps: u64, coverage: &mut Coverage) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut model = Side::model(backend.dialect());
     let mut real = Side::real(backend, seed);
     let mut story = Vec::new();
@@ -75,7 +79,7 @@ fn seeds(name: &str, default: u64) -> std::ops::Range<u64> {
 #[test]
 fn the_model_does_what_sqlite_does() {
     let mut coverage = Coverage::new();
-    for seed in seeds("PRISM_SQLITE_SEEDS", 30) {
+    for seed in seeds("PRISM_SQLITE_SEEDS", 40) {
         run(&Sqlite::new(), seed, 120, &mut coverage);
     }
     println!("{coverage:?}");
@@ -85,7 +89,7 @@ fn the_model_does_what_sqlite_does() {
 fn the_model_does_what_postgresql_does() {
     let postgres = Postgres::new();
     let mut coverage = Coverage::new();
-    for seed in seeds("PRISM_POSTGRES_SEEDS", 6) {
+    for seed in seeds("PRISM_POSTGRES_SEEDS", 5) {
         run(&postgres, seed, 150, &mut coverage);
     }
     println!("{coverage:?}");

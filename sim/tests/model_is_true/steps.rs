@@ -110,6 +110,11 @@ fn request_id(random: &mut Random) -> Option<[u8; 16]> {
 }
 
 fn submission(random: &mut Random, side: &Side<'_>) -> Submission {
+    let request_id = request_id(random);
+    // A client that repeats a request asks for the same, as a rule.
+    let mut same = Random::new(u64::from(request_id.map_or(0, |id| id[0])));
+    let repeats = request_id.is_some_and(|id| id[0] < 100) && !random.one_in(4);
+    let random = if repeats { &mut same } else { random };
     let name = STATEMENTS[random.below(8) as usize];
     let statement = side.catalogue.get(name).expect("a statement");
     let note = |random: &mut Random| text(format!("n{}", random.below(6)));
@@ -135,7 +140,7 @@ fn submission(random: &mut Random, side: &Side<'_>) -> Submission {
     Submission {
         statement: statement.digest(),
         params,
-        request_id: request_id(random),
+        request_id,
     }
 }
 
@@ -272,7 +277,7 @@ impl Step {
                 1 => Self::Region(region),
                 2 => Self::Unknown(region),
                 _ => {
-                    let from = random.below(30);
+                    let from = 1 + random.below(30);
                     Self::Read(region, from, from + random.below(9), 1 << random.below(12))
                 }
             },
