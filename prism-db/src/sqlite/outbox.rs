@@ -229,12 +229,14 @@ pub(super) fn read(
     Ok(last)
 }
 
-/// The newest update with that request id. The caller holds the write lock.
+/// The update with that request id, of the newest. (Its undo bears the same id, and comes behind it.)
+/// The caller holds the write lock.
 pub(super) fn find(db: &Connection, request_id: &[u8; 16]) -> Result<Option<Committed>, DbError> {
     let row = db
         .prepare_cached(
             "SELECT seq, body FROM (SELECT seq, body, request_id FROM prism_outbox
-                                    ORDER BY seq DESC LIMIT ?2) WHERE request_id = ?1",
+                                    ORDER BY seq DESC LIMIT ?2)
+             WHERE request_id = ?1 ORDER BY seq LIMIT 1",
         )
         .and_then(|mut query| {
             query
@@ -244,13 +246,14 @@ pub(super) fn find(db: &Connection, request_id: &[u8; 16]) -> Result<Option<Comm
                 .optional()
         })
         .map_err(own)?;
-    row.map(|(seq, body)| {
+    let found = row.map(|(seq, body)| {
         Ok(Committed {
             seq: Seq(seq.cast_unsigned()),
             update: Update::decode(&body).map_err(damaged)?,
         })
-    })
-    .transpose()
+    });
+    let found = found.transpose()?;
+    Ok(found.filter(|found| found.update.undoes.is_none()))
 }
 
 /// Compares a peer's position with the own stream.

@@ -151,6 +151,21 @@ pub fn a_request_is_found_after_an_ambiguous_commit<B: Backend>(world: &World<B>
     assert_eq!(world.kills_at(&world.na), 2);
 }
 
+/// Its undo, which comes behind it, bears the same id.
+pub fn a_request_that_was_undone_is_found_itself<B: Backend>(world: &World<B>) {
+    let once = with_id(world.kills(1), 1);
+    let committed = world.submit(&world.na, &[once]);
+    let mut na = world.na.open();
+    let reason = prism_db::UndoReason::Refused {
+        region: "EU".into(),
+        sqlstate: "23514".into(),
+        message: String::new(),
+    };
+    na.undo(Seq(1), &reason).expect("undone");
+    let found = na.outbox_find(&[1; 16]).expect("found");
+    assert_eq!(found.as_ref(), committed.first());
+}
+
 pub fn a_refused_request_keeps_its_answer<B: Backend>(world: &World<B>) {
     let mut db = world.na.open();
     let (bad, worse) = (with_id(world.kills(5000), 1), with_id(world.kills(5000), 2));
