@@ -546,8 +546,8 @@ fn an_adopted_region_goes_on_under_a_new_numbering() {
         let outcome = applier.apply(&mut *db, REGIONS[from], epoch, &updates);
         assert_eq!(outcome.wait, None);
     }
-    for region in 0..3 {
-        assert_eq!(world.n(region, "a"), 113, "{}", REGIONS[region]);
+    for (region, name) in REGIONS.iter().enumerate() {
+        assert_eq!(world.n(region, "a"), 113, "{name}");
     }
     world.no_findings();
 }
