@@ -70,7 +70,8 @@ struct World {
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
     pending_names: Vec<Naming>,
-    lock: Option<u64>,
+    /// Who has locked what.
+    locks: BTreeMap<PathBuf, u64>,
     plan: Plan,
     crashed: bool,
     /// Counts crashes: what was opened before is of no use after one.
@@ -104,9 +105,7 @@ pub struct MemLock {
 impl Drop for MemLock {
     fn drop(&mut self) {
         let mut world = lock(&self.world);
-        if world.lock == Some(self.id) {
-            world.lock = None;
-        }
+        world.locks.retain(|_, id| *id != self.id);
     }
 }
 
@@ -280,7 +279,7 @@ impl MemDisk {
     pub fn copy(&self, seed: u64) -> Self {
         let mut world = lock(&self.0).clone();
         world.random = seed.wrapping_mul(1_000_003);
-        world.lock = None;
+        world.locks.clear();
         world.boot += 1;
         Self(Arc::new(Mutex::new(world)))
     }
@@ -293,7 +292,7 @@ impl MemDisk {
         world.names.clear();
         world.durable_names.clear();
         world.pending_names.clear();
-        world.lock = None;
+        world.locks.clear();
     }
 
     /// Who decides how operations end.
@@ -390,7 +389,7 @@ impl MemDisk {
         world.names = world.durable_names.clone();
         world.random = state;
         world.crashed = false;
-        world.lock = None;
+        world.locks.clear();
         world.plan = Plan::default();
     }
 }
@@ -593,14 +592,14 @@ impl Disk for MemDisk {
         Ok(())
     }
 
-    fn lock(&self, _: &Path) -> io::Result<Option<MemLock>> {
+    fn lock(&self, path: &Path) -> io::Result<Option<MemLock>> {
         let mut world = lock(&self.0);
         world.alive()?;
-        if world.lock.is_some() {
+        if world.locks.contains_key(path) {
             return Ok(None);
         }
         let id = world.random();
-        world.lock = Some(id);
+        world.locks.insert(path.to_owned(), id);
         Ok(Some(MemLock {
             world: Arc::clone(&self.0),
             id,

@@ -345,9 +345,10 @@ impl Awaits {
         let mut round = 0u32;
         while !stop.load(Ordering::Relaxed) {
             let waiting = self.flights();
-            let waited = self
-                .begun
-                .wait_timeout_while(waiting, 2 * CONFLICTS, |f| f.is_empty());
+            // One whose end is known may stay for long, while its connection hangs.
+            let waited = (self.begun).wait_timeout_while(waiting, 2 * CONFLICTS, |flights| {
+                flights.values().all(Option::is_some)
+            });
             let flights = waited.unwrap_or_else(PoisonError::into_inner).0;
             let seqs: Vec<Seq> = flights
                 .iter()

@@ -1,0 +1,84 @@
+//! What clients are told: it is true at that moment, and does not contradict what they were told
+//! before.
+
+use prism_node::intake::{Answer, Failure};
+use prism_proto::{RegionKey, Seq};
+
+use super::Invariant;
+use crate::cluster::Cluster;
+use crate::database::Effect;
+
+/// A client has got an answer.
+pub fn heard(cluster: &Cluster, index: usize, region: usize, answer: &Answer) {
+    let excused = cluster.check.had_disaster() || cluster.check.has_adopted();
+    let fail = |invariant, what: String| {
+        let what = format!("request {index} at {}: {what}", cluster.name(region));
+        cluster.check.fail(&cluster.world, invariant, what);
+    };
+    match answer {
+        Answer::Failed(Failure::RequestReused) => {
+            fail(
+                Invariant::AnswersAgree,
+                "its id is said to be another's".into(),
+            );
+        }
+        Answer::Committed { seq } if !excused => {
+            if cluster.servers[region].region().next_seq <= *seq {
+                let what = format!("said to be committed as {}, which is not there", seq.0);
+                fail(Invariant::NothingLost, what);
+            }
+        }
+        Answer::Applied { seq, .. } if !excused => {
+            for peer in 0..cluster.region_count() {
+                if let Some(why) = not_final(cluster, region, *seq, peer) {
+                    let what = format!("said to be applied as {}; {why}", seq.0);
+                    fail(Invariant::AwaitTellsTruth, what);
+                }
+            }
+        }
+        _ => {}
+    }
+    if excused {
+        return;
+    }
+    let requests = cluster.requests.borrow();
+    for told in &requests[index].told {
+        let contradicts = match (&told.answer, answer) {
+            (Answer::Committed { seq: a }, Answer::Committed { seq: b }) => {
+                told.region == region && a != b
+            }
+            (Answer::Applied { seq: a, .. }, Answer::Applied { seq: b, .. }) => a != b,
+            // It was taken back, and then it was not. (Told by another region, which executes its
+            // own copy of it, it may be.)
+            (Answer::Undone { .. }, Answer::Committed { .. } | Answer::Applied { .. }) => {
+                told.region == region
+            }
+            (Answer::Applied { .. }, Answer::Undone { .. }) => true,
+            _ => false,
+        };
+        if contradicts {
+            let what = format!("told {:?}, and before {:?}", answer, told.answer);
+            fail(Invariant::AnswersAgree, what);
+        }
+    }
+}
+
+/// Why an update of a stream is not final in a region's database.
+fn not_final(cluster: &Cluster, stream: usize, seq: Seq, peer: usize) -> Option<String> {
+    let name = cluster.name(peer);
+    let key = RegionKey::of(cluster.name(stream));
+    let log = cluster.servers[peer].execution_log();
+    let found = log.iter().find(|one| one.stream == key && one.seq == seq);
+    match found.map(|one| one.effect) {
+        None => Some(format!("{name} has not seen it")),
+        Some(Effect::Ran | Effect::Published | Effect::Double) => {
+            let undone =
+                |effect| effect == Effect::Undid(seq) || effect == Effect::NothingToUndo(seq);
+            let undone = log
+                .iter()
+                .any(|one| one.stream == key && undone(one.effect));
+            undone.then(|| format!("{name} has undone it"))
+        }
+        Some(effect) => Some(format!("in {name}: {effect:?}")),
+    }
+}

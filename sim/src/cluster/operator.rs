@@ -1,0 +1,182 @@
+//! Operators: they read alarms and do what these ask for, once everything has healed and an alarm
+//! stays.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use prism_net::platform::sleep;
+
+use prism_node::status::Alarm;
+
+use super::case::Kind;
+use super::node::Order;
+use super::{Cluster, config, current};
+use crate::database::adopt;
+
+/// An alarm that stays for so long is for a person.
+const STAYS: Duration = Duration::from_secs(8);
+/// After one thing was done, the next is not done before its effect can be seen.
+const REST: Duration = Duration::from_secs(6);
+/// How often the alarms are read.
+const READ: Duration = Duration::from_secs(1);
+/// Processes that have been told to stop are gone after this.
+const GONE: Duration = Duration::from_secs(12);
+
+/// Somebody who reads alarms.
+pub(super) fn start(cluster: &Rc<Cluster>) {
+    cluster.world.spawn_on(cluster.people, "operator", || {
+        let cluster = current();
+        let mut seen = BTreeMap::new();
+        loop {
+            sleep(READ);
+            if cluster.act(&mut seen) {
+                sleep(REST);
+                seen.clear();
+            }
+        }
+    });
+}
+
+impl Cluster {
+    /// Does one thing, if there is one to do.
+    fn act(self: &Rc<Self>, seen: &mut BTreeMap<String, Duration>) -> bool {
+        let now = self.world.time();
+        let mut present = Vec::new();
+        for place in 0..self.plan.node_count() {
+            let Some(live) = self.live(place) else {
+                continue;
+            };
+            for alarm in live.board.status().alarms {
+                let adoption = adoption(&alarm.remedy).or_else(|| self.forked(place, &alarm));
+                if alarm.remedy.contains("restart this node") {
+                    present.push((format!("{place} restart"), None, place));
+                }
+                if let Some((target, donor)) = adoption {
+                    present.push((
+                        format!("{place} adopt {target}"),
+                        Some((target, donor)),
+                        place,
+                    ));
+                }
+            }
+            if live.board.ready().is_err() {
+                present.push((format!("{place} restart"), None, place));
+            }
+        }
+        seen.retain(|what, _| present.iter().any(|(other, ..)| other == what));
+        for (what, adoption, place) in present {
+            let since = *seen.entry(what).or_insert(now);
+            let stays = if adoption.is_some() { STAYS } else { STAYS * 2 };
+            if now - since < stays {
+                continue;
+            }
+            match adoption {
+                Some((target, donor)) => self.rebuild(target, donor),
+                None => {
+                    // All of them at once: what one has forgotten another would tell it again.
+                    let region = self.region_of(place);
+                    let name = self.name(region);
+                    self.world.say(format_args!("the operator restarts {name}"));
+                    self.restart(region);
+                }
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Of two regions with different histories, the one whose database has been replaced.
+    fn forked(&self, place: usize, alarm: &Alarm) -> Option<(usize, Option<usize>)> {
+        if alarm.name != "fork" {
+            return None;
+        }
+        let own = self.region_of(self.processes.borrow()[place].node);
+        let other = config::REGIONS
+            .iter()
+            .position(|name| alarm.detail.contains(name) && *name != self.name(own));
+        let replaced = |region: &usize| self.check.had_disaster_at(*region);
+        let target = [Some(own), other].into_iter().flatten().find(replaced)?;
+        Some((target, None))
+    }
+
+    /// Stops all nodes of a region, and starts them when all have ended.
+    fn stop(self: &Rc<Self>, region: usize) -> Vec<usize> {
+        let places: Vec<usize> = (0..self.processes.borrow().len())
+            .filter(|&place| self.region_of(self.processes.borrow()[place].node) == region)
+            .collect();
+        for &place in &places {
+            self.processes.borrow_mut()[place].wanted = false;
+            self.order(place, Order::Drain);
+        }
+        sleep(GONE);
+        places
+    }
+
+    fn start_all(self: &Rc<Self>, places: Vec<usize>) {
+        for place in places {
+            let is_clone = self.processes.borrow()[place].is_clone;
+            self.processes.borrow_mut()[place].wanted = !is_clone;
+            self.start_in(place, Duration::from_millis(10));
+        }
+    }
+
+    fn restart(self: &Rc<Self>, region: usize) {
+        let places = self.stop(region);
+        self.start_all(places);
+    }
+
+    /// Rebuilds a region's database from another's, with its nodes stopped meanwhile.
+    pub(super) fn rebuild(self: &Rc<Self>, target: usize, donor: Option<usize>) {
+        let places = self.stop(target);
+        let stream = self.name(target);
+        let far = |region: usize| {
+            let positions = self.servers[region].positions();
+            let at = positions.iter().find(|(name, _)| name == stream);
+            at.map(|(_, at)| at.seq)
+        };
+        let donor = donor.unwrap_or_else(|| {
+            let others = (0..self.region_count()).filter(|&region| region != target);
+            others.max_by_key(|&region| far(region)).unwrap_or_default()
+        });
+        self.world.say(format_args!(
+            "the operator rebuilds {stream} from {}",
+            self.name(donor)
+        ));
+        // Awaited writes of a node that has crashed: somebody has to publish their undo.
+        let mut database = self.connect(donor);
+        for _ in 0..100 {
+            if database.settle_held().is_ok() && self.servers[donor].load().0 == 0 {
+                break;
+            }
+            sleep(Duration::from_millis(200));
+        }
+        self.check.adopted();
+        self.check.disaster(target);
+        self.coverage.adopting(self.world.time() + REST);
+        let others: Vec<_> = (0..self.region_count())
+            .filter(|&region| region != target && region != donor)
+            .map(|region| &self.servers[region])
+            .collect();
+        adopt(stream, &self.servers[target], &self.servers[donor], &others);
+        self.start_all(places);
+    }
+
+    /// A region is rebuilt although nothing is wrong with it.
+    pub(super) fn rebuild_anyway(self: &Rc<Self>, target: usize) {
+        self.spawn_person("rebuild", move || current().rebuild(target, None));
+        self.strikes(Kind::Adopt);
+    }
+}
+
+/// What a remedy says to rebuild, and from what.
+fn adoption(remedy: &str) -> Option<(usize, Option<usize>)> {
+    let mut words = remedy.split("prism adopt ").nth(1)?.split_whitespace();
+    let region = |word: &str| {
+        let word = word.trim_matches(|c: char| !c.is_alphanumeric());
+        config::REGIONS.iter().position(|region| *region == word)
+    };
+    let target = region(words.next()?)?;
+    let donor = words.nth(1).and_then(region);
+    Some((target, donor))
+}
