@@ -58,11 +58,33 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
+# Most tests wait for timers, servers and disks: the optimised programs are built meanwhile.
+release_log=$(mktemp)
+trap 'rm -f "$release_log"; kill -- "-$release" 2>/dev/null || true' EXIT
+set -m # a group of processes of its own, to be stopped as a whole
+(
+    nice cargo build --release --locked --bin prism
+    nice cargo build --release --locked -p prism-net --example own_loop
+    nice cargo test --release --locked -p prism-sim --no-run
+    nice ./.ci/deny install
+) >"$release_log" 2>&1 </dev/null &
+release=$!
+set +m
+
 step "prism-proto links without std"
 ./prism-proto/nostd-check/run.sh
 
 step "tests"
 cargo test --workspace --locked
+
+step "the optimised programs are built"
+wait "$release" || { cat "$release_log"; exit 1; }
+
+step "thousands of clusters from seeds, all states of the core, what losses cost"
+cargo test --release --locked -p prism-sim --test seeds --test exhaustive --test loss_table -- --nocapture
+
+step "no deliberate bug is in the product"
+./.ci/canaries
 
 step "every decoder has a fuzz target"
 ./.ci/decoders
