@@ -29,6 +29,10 @@ struct Args {
     /// At most so many milliseconds until everything heals.
     #[arg(long, default_value_t = u32::MAX)]
     millis: u32,
+    /// With this deliberate bug.
+    #[cfg(feature = "canary")]
+    #[arg(long)]
+    canary: Option<String>,
     /// How many at a time.
     #[arg(long, default_value_t = 2)]
     threads: u64,
@@ -36,6 +40,12 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    #[cfg(feature = "canary")]
+    if let Some(name) = &args.canary {
+        use prism_proto::canary::{Canary, set};
+        let known = Canary::ALL.iter().find(|known| format!("{known:?}") == *name);
+        set(Some(*known.unwrap_or_else(|| panic!("no canary {name}"))));
+    }
     let size = if args.full { Size::Full } else { Size::Small };
     let case = |seed| {
         let mut case = Case::new(seed, size)

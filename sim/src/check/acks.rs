@@ -149,6 +149,7 @@ impl Host for Watched<'_> {
         most(&acks.payload_bytes, snapshot.payload_bytes);
         most(&acks.inbox_bytes, snapshot.inbox_bytes);
         self.phases(snapshot);
+        super::rest::heard(&current(), self.node, snapshot);
         self.host.snapshot(snapshot);
     }
 }

@@ -6,6 +6,7 @@ pub mod answers;
 pub mod ledger;
 pub mod outcome;
 pub mod quiet;
+pub mod rest;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -50,12 +51,20 @@ invariants! {
     Equal = "equal databases",
     /// What was refused or undone has no effect anywhere.
     UndoneLeavesNothing = "undo leaves no trace",
+    /// A database refuses for good only what it must.
+    RefusedRightly = "only what must be is refused",
     /// An awaited write was applied everywhere, or nowhere.
     AwaitTellsTruth = "await tells the truth",
     /// The same request always gets the same answer.
     AnswersAgree = "answers agree",
     /// Memory and files stay within limits.
     WithinLimits = "within limits",
+    /// A lane is delivered by one node of its region at a time.
+    OneHolder = "one node holds a lane",
+    /// When all is well every lane is back at a node.
+    ClimbsBack = "lanes climb back",
+    /// When there is nothing to do, nothing is left over of what was done.
+    NothingLeft = "nothing is left over",
     /// An idle cluster is quiet.
     Quiet = "no storm when idle",
     /// It comes to its end.
@@ -99,6 +108,8 @@ pub struct Check {
     adopted: Cell<bool>,
     /// See [`acks`].
     pub acks: acks::Acks,
+    /// See [`rest`].
+    pub lanes: rest::Lanes,
 }
 
 impl Check {

@@ -11,12 +11,13 @@ use prism_node::intake::{Answer, Failure, Mode};
 use prism_proto::{RegionKey, Seq};
 
 use super::Invariant;
-use crate::cluster::{Cluster, Op, Request, client};
+use crate::cluster::{Cluster, Kind, Op, Request, client};
 use crate::database::{Effect, Tables};
 
 /// Judges a run that has come to its end.
 pub fn judge(cluster: &Cluster) {
     let judge = Judge::new(cluster);
+    judge.refused();
     judge.equal();
     let requests = cluster.requests.borrow();
     for (index, request) in requests.iter().enumerate() {
@@ -109,6 +110,20 @@ impl<'c> Judge<'c> {
             }
         }
         rows
+    }
+
+    /// A database refuses what it must, and nothing else: without bounds there is nothing to refuse.
+    fn refused(&self) {
+        if self.excused || self.cluster.plan.kinds.has(Kind::Refuse) {
+            return;
+        }
+        for (region, server) in self.cluster.servers.iter().enumerate() {
+            let log = server.execution_log();
+            if let Some(one) = log.iter().find(|one| one.effect == Effect::Rejected) {
+                let what = format!("{} has refused {one:?}", self.cluster.name(region));
+                self.fail(Invariant::RefusedRightly, what);
+            }
+        }
     }
 
     fn equal(&self) {

@@ -15,7 +15,7 @@ use super::node::Process;
 use super::plan::Plan;
 use super::trouble::{ServerClock, ServerTrouble};
 use super::{CURRENT, Cluster, client, config, current, incidents};
-use crate::check::{Check, Finding, Invariant, ledger, outcome, quiet};
+use crate::check::{Check, Finding, Invariant, ledger, outcome, quiet, rest};
 use crate::coverage::{Coverage, Phases};
 use crate::database::{Account, ModelServer};
 use crate::network::Network;
@@ -310,6 +310,13 @@ impl Run {
             return;
         }
         quiet::end(&cluster, before);
+        let climbed = cluster.world.time() + rest::CLIMB;
+        if !self.until(climbed, |run| rest::unrest(&run.cluster).is_none())
+            && !cluster.check.has_found()
+            && let Some((invariant, what)) = rest::unrest(&cluster)
+        {
+            self.fail(invariant, what);
+        }
         ledger::look(&cluster, &self.watermarks);
         outcome::judge(&cluster);
     }
