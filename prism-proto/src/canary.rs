@@ -150,8 +150,6 @@ mod switch {
         TwinNotNoticed,
         // ---- the simulator's model of a database; what stands for the same in the real ones is
         // covered by their conformance tests
-        /// SQL is written into a peer's database past its ledger
-        DirectWithoutLedger,
         /// appliers do not lock the watermark's row
         WatermarkNotLocked,
         /// the numbering is not locked until the commit
