@@ -66,6 +66,7 @@ set -m # a group of processes of its own, to be stopped as a whole
     nice cargo build --release --locked --bin prism
     nice cargo build --release --locked -p prism-net --example own_loop
     nice cargo test --release --locked -p prism-sim --no-run
+    nice cargo test --release --locked -p prism-sim --features canary --test canary --no-run
     nice ./.ci/deny install
 ) >"$release_log" 2>&1 </dev/null &
 release=$!
@@ -82,6 +83,9 @@ wait "$release" || { cat "$release_log"; exit 1; }
 
 step "thousands of clusters from seeds, all states of the core, what losses cost"
 cargo test --release --locked -p prism-sim --test seeds --test exhaustive --test loss_table -- --nocapture
+
+step "every deliberate bug is noticed"
+cargo test --release --locked -p prism-sim --features canary --test canary -- --nocapture
 
 step "no deliberate bug is in the product"
 ./.ci/canaries
