@@ -43,7 +43,9 @@ fn main() -> ExitCode {
     #[cfg(feature = "canary")]
     if let Some(name) = &args.canary {
         use prism_proto::canary::{Canary, set};
-        let known = Canary::ALL.iter().find(|known| format!("{known:?}") == *name);
+        let known = Canary::ALL
+            .iter()
+            .find(|known| format!("{known:?}") == *name);
         set(Some(*known.unwrap_or_else(|| panic!("no canary {name}"))));
     }
     let size = if args.full { Size::Full } else { Size::Small };

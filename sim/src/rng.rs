@@ -33,7 +33,7 @@ impl Rng {
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         let [a, b, c, d] = self.0;
         let result = a.wrapping_add(d).rotate_left(23).wrapping_add(a);
         let (c, d) = (c ^ a, d ^ b);
@@ -43,7 +43,7 @@ impl Rng {
 
     /// Below `end`, which is not 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
+        ((u128::from(self.number()) * u128::from(end)) >> 64) as u64
     }
 
     /// Of a range that is not empty.
@@ -75,7 +75,7 @@ impl Rng {
     /// Random bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            let word = self.next().to_le_bytes();
+            let word = self.number().to_le_bytes();
             chunk.copy_from_slice(&word[..chunk.len()]);
         }
     }
@@ -89,7 +89,7 @@ mod tests {
     fn draws_lie_where_they_should_and_differ() {
         let mut one = Rng::new(1, "a");
         let mut other = Rng::new(1, "b");
-        assert_ne!(one.next(), other.next());
+        assert_ne!(one.number(), other.number());
         let drawn: Vec<u64> = (0..1000).map(|_| one.of(5..9)).collect();
         for n in 5..9 {
             assert!(drawn.contains(&n));

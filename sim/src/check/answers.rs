@@ -22,11 +22,11 @@ pub fn heard(cluster: &Cluster, index: usize, region: usize, answer: &Answer) {
                 "its id is said to be another's".into(),
             );
         }
-        Answer::Committed { seq } if !excused => {
-            if cluster.servers[region].region().next_seq <= *seq {
-                let what = format!("said to be committed as {}, which is not there", seq.0);
-                fail(Invariant::NothingLost, what);
-            }
+        Answer::Committed { seq }
+            if !excused && cluster.servers[region].region().next_seq <= *seq =>
+        {
+            let what = format!("said to be committed as {}, which is not there", seq.0);
+            fail(Invariant::NothingLost, what);
         }
         Answer::Applied { seq, .. } if !excused => {
             for peer in 0..cluster.region_count() {

@@ -142,10 +142,7 @@ impl<'c> Judge<'c> {
             let other = of(tables);
             if first != other {
                 let (a, b) = (self.cluster.name(0), self.cluster.name(region));
-                self.fail(
-                    Invariant::Equal,
-                    format!("{}", difference(a, &first, b, &other)),
-                );
+                self.fail(Invariant::Equal, difference(a, &first, b, &other));
             }
         }
     }

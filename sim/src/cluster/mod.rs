@@ -39,6 +39,9 @@ use crate::network::Network;
 use crate::rng::Rng;
 use crate::sched::{MachineId, World};
 
+/// Place of a node, whether power is lost, when it is started again.
+type Doom = (usize, bool, Duration);
+
 /// Everything of a run.
 pub struct Cluster {
     /// Time and tasks.
@@ -72,8 +75,8 @@ pub struct Cluster {
     /// Ways from a node to a database that are cut.
     no_way: RefCell<Vec<(usize, usize)>>,
     faulty: Cell<bool>,
-    /// Machines that crash at a step: place, whether power is lost, when it is started again.
-    doomed: RefCell<Vec<(MachineId, (usize, bool, Duration))>>,
+    /// Machines that crash at a step.
+    doomed: RefCell<Vec<(MachineId, Doom)>>,
     /// Calls of databases, by verb.
     calls: RefCell<BTreeMap<&'static str, u64>>,
     /// People that are not done.
