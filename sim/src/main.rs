@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use prism_sim::cluster::{Case, Kind, Size, run, run_traced};
+use prism_sim::shrink::shrink;
 
 /// Whole clusters in one thread, in virtual time, from one seed.
 #[derive(Debug, Parser)]
@@ -20,6 +21,9 @@ struct Args {
     /// One seed, with a trace.
     #[arg(long)]
     seed: Option<u64>,
+    /// Make what fails smaller.
+    #[arg(long)]
+    shrink: bool,
     /// Only these kinds of faults, with commas between them.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -79,6 +83,9 @@ fn main() -> ExitCode {
                     time += report.time.as_secs_f64();
                     for finding in &report.findings {
                         println!("{:?}: {finding}", report.case);
+                    }
+                    if let Some(first) = report.findings.first().filter(|_| args.shrink) {
+                        println!("  smaller: {:?}", shrink(report.case, first.invariant));
                     }
                     found += u64::from(!report.findings.is_empty());
                 }

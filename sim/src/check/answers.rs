@@ -42,6 +42,10 @@ pub fn heard(cluster: &Cluster, index: usize, region: usize, answer: &Answer) {
         return;
     }
     let requests = cluster.requests.borrow();
+    if requests[index].regions.len() > 1 {
+        // Whichever copy is undone, the request is: also where another copy was told as applied.
+        return;
+    }
     for told in &requests[index].told {
         let contradicts = match (&told.answer, answer) {
             (Answer::Committed { seq: a }, Answer::Committed { seq: b }) => {

@@ -167,7 +167,10 @@ impl<'c> Judge<'c> {
                 {
                     lost("another number,");
                 }
-                (Answer::Applied { .. }, Some(RequestState::Undone(_) | RequestState::Held)) => {
+                // (Of a request that was submitted in two regions, each copy is undone with the other.)
+                (Answer::Applied { .. }, Some(RequestState::Undone(_) | RequestState::Held))
+                    if request.regions.len() == 1 =>
+                {
                     self.fail(Invariant::AwaitTellsTruth, format!("{}: {here:?}", who()));
                 }
                 (Answer::Undone { .. }, Some(RequestState::Committed | RequestState::Held))
@@ -201,22 +204,19 @@ impl<'c> Judge<'c> {
         let (Some(seq), RequestState::Undone(_)) = (row.seq, &row.state) else {
             return;
         };
-        let stream = RegionKey::of(&row.stream);
-        if self.excused
-            || self.left_out.contains(&(stream, seq)) && matches!(request.op, Op::Close { .. })
-        {
+        // A row that was not there when it was removed cannot be put back.
+        if self.excused || matches!(request.op, Op::Close { .. }) {
             return;
         }
+        let copies: BTreeSet<_> = (self.records[index].iter().flatten())
+            .filter_map(|row| Some((RegionKey::of(&row.stream), row.seq?)))
+            .collect();
         for (region, server) in self.cluster.servers.iter().enumerate() {
             let mut balance = 0;
-            for one in server
-                .execution_log()
-                .iter()
-                .filter(|one| one.stream == stream)
-            {
+            for one in server.execution_log() {
                 balance += match one.effect {
-                    Effect::Ran if one.seq == seq => 1,
-                    Effect::Undid(of) if of == seq => -1,
+                    Effect::Ran if copies.contains(&(one.stream, one.seq)) => 1,
+                    Effect::Undid(of) if copies.contains(&(one.stream, of)) => -1,
                     _ => 0,
                 };
             }

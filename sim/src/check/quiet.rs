@@ -8,9 +8,9 @@ use crate::cluster::Cluster;
 /// How long one looks.
 pub const WINDOW: Duration = Duration::from_secs(6);
 /// Datagrams a second between two nodes, both ways together.
-const DATAGRAMS: f64 = 6.0;
+const DATAGRAMS: f64 = 20.0;
 /// Calls of databases a second by a node.
-const CALLS: f64 = 30.0;
+const CALLS: f64 = 50.0;
 
 /// Figures at the beginning.
 #[derive(Debug, Clone, Copy)]

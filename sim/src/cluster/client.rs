@@ -7,7 +7,6 @@ use std::time::Duration;
 use prism_db::Value;
 use prism_net::platform::sleep;
 use prism_node::intake::{Answer, Failure, Mode, NewUpdate};
-use prism_proto::Seq;
 use uuid::Uuid;
 
 use super::case::Kind;
@@ -176,11 +175,7 @@ pub fn run(cluster: &Rc<Cluster>, me: usize) {
             },
             told: Vec::new(),
         };
-        let index = {
-            let mut requests = cluster.requests.borrow_mut();
-            requests.push(request);
-            requests.len() - 1
-        };
+        let index = cluster.add_request(request);
         ask(cluster, index, plan.region, plan.patience, &mut rng);
     }
 }
@@ -360,12 +355,28 @@ fn wait(cluster: &Cluster, live: &Live, update: NewUpdate, patience: Duration) -
     }
 }
 
-/// The number that an answer tells.
-#[must_use]
-pub fn seq_of(answer: &Answer) -> Option<Seq> {
-    match answer {
-        Answer::Committed { seq } | Answer::Applied { seq, .. } => Some(*seq),
-        _ => None,
+/// One update in every region, that changes nothing.
+pub fn nudge(cluster: &Rc<Cluster>) {
+    for region in 0..cluster.region_count() {
+        cluster.spawn_person("nudge", move || {
+            let cluster = current();
+            let mut rng = Rng::new(cluster.plan.case.seed, &format!("nudge {region}"));
+            let mut id = [0; 16];
+            rng.fill(&mut id);
+            let index = cluster.add_request(Request {
+                id,
+                client: usize::MAX,
+                regions: Vec::new(),
+                op: Op::Add {
+                    row: shared_row(0),
+                    amount: 0,
+                    letter: false,
+                },
+                mode: Mode::Background,
+                told: Vec::new(),
+            });
+            ask(&cluster, index, region, Duration::from_secs(5), &mut rng);
+        });
     }
 }
 

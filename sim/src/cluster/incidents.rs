@@ -216,7 +216,9 @@ impl Cluster {
     fn restore(self: &Rc<Self>, region: usize, away: Duration) {
         let server = self.servers[region].clone();
         let backup = server.backup();
-        self.later(away.max(MS * 200) * 2, move |cluster| {
+        // While things may still go wrong.
+        let left = self.plan.length.saturating_sub(self.world.time());
+        self.later((away.max(MS * 200) * 2).min(left * 4 / 5), move |cluster| {
             server.restore(&backup);
             server.set_reachable(false);
             cluster.check.disaster(region);

@@ -189,6 +189,12 @@ impl Cluster {
         self.calls.borrow().clone()
     }
 
+    fn add_request(&self, request: Request) -> usize {
+        let mut requests = self.requests.borrow_mut();
+        requests.push(request);
+        requests.len() - 1
+    }
+
     /// A client or an operator; the run waits for its end.
     fn spawn_person(self: &Rc<Self>, name: &str, work: impl FnOnce() + 'static) {
         self.busy.set(self.busy.get() + 1);

@@ -11,9 +11,11 @@ use prism_node::status::Alarm;
 
 use super::case::Kind;
 use super::node::Order;
-use super::{Cluster, config, current};
+use super::{Cluster, client, config, current};
 use crate::database::adopt;
 
+/// A cluster in which a database was put back is not left alone for longer.
+const NUDGE: Duration = Duration::from_secs(60);
 /// An alarm that stays for so long is for a person.
 const STAYS: Duration = Duration::from_secs(8);
 /// After one thing was done, the next is not done before its effect can be seen.
@@ -28,8 +30,15 @@ pub(super) fn start(cluster: &Rc<Cluster>) {
     cluster.world.spawn_on(cluster.people, "operator", || {
         let cluster = current();
         let mut seen = BTreeMap::new();
+        let mut nudged = false;
         loop {
             sleep(READ);
+            // A database that was put back under running nodes is refilled with the next update of
+            // each stream.
+            if !nudged && cluster.check.had_disaster() && cluster.world.time() > cluster.plan.length + NUDGE {
+                nudged = true;
+                client::nudge(&cluster);
+            }
             if cluster.act(&mut seen) {
                 sleep(REST);
                 seen.clear();
@@ -49,6 +58,13 @@ impl Cluster {
             };
             for alarm in live.board.status().alarms {
                 let adoption = adoption(&alarm.remedy).or_else(|| self.forked(place, &alarm));
+                if alarm.remedy.contains("prism migrate") {
+                    // A backup from before the upgrade has come back.
+                    for (region, server) in self.servers.iter().enumerate() {
+                        let catalogue = &self.site.upgraded.catalogue;
+                        server.migrate(&self.topology(region), catalogue);
+                    }
+                }
                 if alarm.remedy.contains("restart this node") {
                     present.push((format!("{place} restart"), None, place));
                 }
@@ -145,11 +161,15 @@ impl Cluster {
         ));
         // Awaited writes of a node that has crashed: somebody has to publish their undo.
         let mut database = self.connect(donor);
-        for _ in 0..100 {
-            if database.settle_held().is_ok() && self.servers[donor].load().0 == 0 {
+        for _ in 0..200 {
+            if database.settle_held().is_ok() && self.servers[donor].held() == 0 {
                 break;
             }
             sleep(Duration::from_millis(200));
+        }
+        if self.servers[donor].held() > 0 {
+            // As the product does: another time.
+            return self.start_all(places);
         }
         self.check.adopted();
         self.check.disaster(target);

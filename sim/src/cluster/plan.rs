@@ -129,6 +129,8 @@ impl Plan {
             let on = rng.permille(often(kind) * density / 1000) && case.only.has(kind);
             if on { kinds.with(kind) } else { kinds }
         });
+        // A link that damages what it carries tells nothing where everything has a checksum.
+        let sealed = sealed || kinds.has(Kind::Corrupt) && case.seed.is_multiple_of(2);
         let mut rng = Rng::new(case.seed, "clients");
         let mut left = case.updates;
         let mut clients = Vec::new();

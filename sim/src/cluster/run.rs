@@ -125,6 +125,7 @@ impl Cluster {
             .collect();
         let network = Network::new(world, seed, nodes);
         network.tell(|kind| current().strikes(kind));
+        network.check_sums(!plan.sealed);
         let cluster = Rc::new(Self {
             world: Rc::clone(world),
             network,
@@ -235,7 +236,8 @@ impl Cluster {
                 let positions = other.positions();
                 let at = positions.iter().find(|(stream, _)| *stream == own.name);
                 let at = at.map_or_else(Position::default, |(_, at)| *at);
-                if peer != origin && at != end && end.seq > Seq::ZERO {
+                let same = at == end || (at.seq, end.seq) == (Seq::ZERO, Seq::ZERO);
+                if peer != origin && !same {
                     let peer = self.name(peer);
                     return Some(format!("{peer} has {} up to {at:?} of {end:?}", own.name));
                 }

@@ -331,6 +331,14 @@ impl ModelServer {
         figures
     }
 
+    /// Own updates that are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let data = self.0.data();
+        let (from, to) = (Key::Held(Seq::ZERO), Key::Held(Seq(u64::MAX)));
+        data.store.range(Included(&from), Included(&to)).count()
+    }
+
     /// Open transactions and live connections.
     #[must_use]
     pub fn load(&self) -> (usize, usize) {

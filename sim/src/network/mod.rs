@@ -120,6 +120,7 @@ pub struct Network {
     world: Rc<World>,
     inner: RefCell<Inner>,
     strikes: Cell<fn(Kind)>,
+    checksums: Cell<bool>,
 }
 
 impl Network {
@@ -139,7 +140,14 @@ impl Network {
                 figures: Figures::default(),
             }),
             strikes: Cell::new(|_| {}),
+            checksums: Cell::new(false),
         })
+    }
+
+    /// Damaged datagrams are dropped on their way, as the checksum of UDP has it. Where packets are
+    /// sealed that is not needed.
+    pub fn check_sums(&self, check: bool) {
+        self.checksums.set(check);
     }
 
     /// Whom to tell of what befalls a datagram.
@@ -248,6 +256,9 @@ impl Network {
         if rng.permille(link.damage) && !bytes.is_empty() {
             inner.figures.damaged += 1;
             strikes(Kind::Corrupt);
+            if self.checksums.get() {
+                return;
+            }
             match rng.below(4) {
                 0 => bytes.truncate(rng.index(bytes.len())),
                 _ => {
