@@ -82,7 +82,7 @@ step "the optimised programs are built"
 wait "$release" || { cat "$release_log"; exit 1; }
 
 step "thousands of clusters from seeds, all states of the core, what losses cost"
-cargo test --release --locked -p prism-sim --test seeds --test exhaustive --test loss_table -- --nocapture
+cargo test --release --locked -p prism-sim --test seeds --test replay --test regressions --test exhaustive --test loss_table -- --nocapture
 
 step "every deliberate bug is noticed"
 cargo test --release --locked -p prism-sim --features canary --test canary -- --nocapture

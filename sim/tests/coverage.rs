@@ -29,6 +29,10 @@ fn every_fault_strikes_in_every_phase() {
     }
     println!("{}", table.show());
     if !cfg!(debug_assertions) {
-        assert_eq!(table.empty(Kinds::all()), [], "a fault that never struck in a phase");
+        assert_eq!(
+            table.empty(Kinds::all()),
+            [],
+            "a fault that never struck in a phase"
+        );
     }
 }

@@ -35,7 +35,10 @@ pub(super) fn start(cluster: &Rc<Cluster>) {
             sleep(READ);
             // A database that was put back under running nodes is refilled with the next update of
             // each stream.
-            if !nudged && cluster.check.had_disaster() && cluster.world.time() > cluster.plan.length + NUDGE {
+            if !nudged
+                && cluster.check.had_disaster()
+                && cluster.world.time() > cluster.plan.length + NUDGE
+            {
                 nudged = true;
                 client::nudge(&cluster);
             }
