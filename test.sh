@@ -52,8 +52,8 @@ fi
 step "formatting"
 cargo fmt --all --check
 
-step "clippy"
-cargo clippy --workspace --all-targets --locked -- -D warnings
+step "clippy, also of the fuzz targets (what they found before is replayed with the tests)"
+cargo clippy --workspace --all-targets --features prism-fuzz/libfuzzer --locked -- -D warnings
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
@@ -76,7 +76,7 @@ step "prism-proto links without std"
 ./prism-proto/nostd-check/run.sh
 
 step "tests"
-cargo test --workspace --locked
+./.ci/tests
 
 step "the optimised programs are built"
 wait "$release" || { cat "$release_log"; exit 1; }
@@ -92,9 +92,6 @@ step "no deliberate bug is in the product"
 
 step "every decoder has a fuzz target"
 ./.ci/decoders
-
-step "fuzz targets compile (what they found before was replayed with the tests)"
-cargo check -p prism-fuzz --features libfuzzer --bins --locked
 
 step "dependencies: licences, sources, known vulnerabilities"
 ./.ci/deny
