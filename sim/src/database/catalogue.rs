@@ -1,5 +1,5 @@
 //! The statements of every simulated cluster, as they stand in its `prism.toml`, and the tables that
-//! they write. The model interprets them by name ([`super::statements`]); a real database that has
+//! they write. The model interprets them by name (`statements.rs`); a real database that has
 //! [`TABLES`] runs their texts.
 
 use std::sync::Arc;
