@@ -10,7 +10,6 @@ use prism_net::platform::sleep;
 use prism_node::status::Alarm;
 
 use super::case::Kind;
-use super::node::Order;
 use super::{Cluster, client, config, current};
 use crate::database::adopt;
 
@@ -22,8 +21,6 @@ const STAYS: Duration = Duration::from_secs(8);
 const REST: Duration = Duration::from_secs(6);
 /// How often the alarms are read.
 const READ: Duration = Duration::from_secs(1);
-/// Processes that have been told to stop are gone after this.
-const GONE: Duration = Duration::from_secs(12);
 
 /// Somebody who reads alarms.
 pub(super) fn start(cluster: &Rc<Cluster>) {
@@ -119,16 +116,15 @@ impl Cluster {
         Some((target, None))
     }
 
-    /// Stops all nodes of a region, and starts them when all have ended.
+    /// Stops all nodes of a region at once: a region that is away for long is stale for the others.
     fn stop(self: &Rc<Self>, region: usize) -> Vec<usize> {
         let places: Vec<usize> = (0..self.processes.borrow().len())
             .filter(|&place| self.region_of(self.processes.borrow()[place].node) == region)
             .collect();
         for &place in &places {
             self.processes.borrow_mut()[place].wanted = false;
-            self.order(place, Order::Drain);
+            self.crash(place, false, Duration::ZERO);
         }
-        sleep(GONE);
         places
     }
 
