@@ -175,16 +175,40 @@ pub fn run(cluster: &Rc<Cluster>, me: usize) {
             },
             told: Vec::new(),
         };
+        let made = match &request.op {
+            Op::Open { row } => Some((&mut mine.rows, row.clone())),
+            Op::Note { note, .. } => Some((&mut mine.notes, note.clone())),
+            _ => None,
+        };
         let index = cluster.add_request(request);
+        if let Some((list, id)) = made {
+            list.push((id, index));
+        }
         ask(cluster, index, plan.region, plan.patience, &mut rng);
     }
+}
+
+/// One of these that is known to be there, so that it can be removed: what removes a row that is not
+/// there cannot be undone.
+fn taken(cluster: &Cluster, from: &mut Vec<(String, usize)>, rng: &mut Rng) -> Option<String> {
+    if from.is_empty() {
+        return None;
+    }
+    let at = rng.index(from.len());
+    let requests = cluster.requests.borrow();
+    let last = requests[from[at].1].told.last().map(|told| &told.answer);
+    let is_there = matches!(
+        last,
+        Some(Answer::Committed { .. } | Answer::Applied { .. })
+    );
+    is_there.then(|| from.swap_remove(at).0)
 }
 
 /// What a client has made and can remove.
 #[derive(Default)]
 struct Mine {
-    rows: Vec<String>,
-    notes: Vec<String>,
+    rows: Vec<(String, usize)>,
+    notes: Vec<(String, usize)>,
 }
 
 impl Mine {
@@ -198,25 +222,17 @@ impl Mine {
             },
             2 => {
                 let row = format!("row-{me}-{n}");
-                self.rows.push(row.clone());
                 Op::Open { row }
             }
-            3 if !self.rows.is_empty() => {
-                let row = self.rows.swap_remove(rng.index(self.rows.len()));
-                Op::Close { row }
-            }
+            3 if let Some(row) = taken(cluster, &mut self.rows, rng) => Op::Close { row },
             4 => {
                 let note = format!("note-{me}-{n}");
-                self.notes.push(note.clone());
                 Op::Note {
                     note,
                     row: shared_row(rng.index(plan.rows)),
                 }
             }
-            5 if !self.notes.is_empty() => {
-                let note = self.notes.swap_remove(rng.index(self.notes.len()));
-                Op::Unnote { note }
-            }
+            5 if let Some(note) = taken(cluster, &mut self.notes, rng) => Op::Unnote { note },
             _ => Op::Add {
                 row: shared_row(rng.index(plan.rows)),
                 // Large ones leave the bounds of some regions.

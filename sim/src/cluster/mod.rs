@@ -81,6 +81,8 @@ pub struct Cluster {
     calls: RefCell<BTreeMap<&'static str, u64>>,
     /// People that are not done.
     busy: Cell<usize>,
+    /// Regions in which operators have done something, one after the other.
+    acted: RefCell<Vec<usize>>,
     /// Why not everything is everywhere, as of the last look.
     unsettled: RefCell<Option<String>>,
 }

@@ -81,25 +81,35 @@ impl Cluster {
             }
         }
         seen.retain(|what, _| present.iter().any(|(other, ..)| other == what));
-        for (what, adoption, place) in present {
-            let since = *seen.entry(what).or_insert(now);
+        present.retain(|(what, adoption, _)| {
+            let since = *seen.entry(what.clone()).or_insert(now);
             let stays = if adoption.is_some() { STAYS } else { STAYS * 2 };
-            if now - since < stays {
-                continue;
+            now - since >= stays
+        });
+        // What was done before did not help, so that this may be of more use.
+        let before = |(_, adoption, place): &(String, Option<(usize, Option<usize>)>, usize)| {
+            let region = adoption.map_or(self.region_of(*place), |(target, _)| target);
+            let acted = self.acted.borrow();
+            (
+                acted.iter().filter(|other| **other == region).count(),
+                *place,
+            )
+        };
+        let Some((_, adoption, place)) = present.into_iter().min_by_key(before) else {
+            return false;
+        };
+        let region = adoption.map_or(self.region_of(place), |(target, _)| target);
+        self.acted.borrow_mut().push(region);
+        match adoption {
+            Some((target, donor)) => self.rebuild(target, donor),
+            None => {
+                // All of them at once: what one has forgotten another would tell it again.
+                let name = self.name(region);
+                self.world.say(format_args!("the operator restarts {name}"));
+                self.restart(region);
             }
-            match adoption {
-                Some((target, donor)) => self.rebuild(target, donor),
-                None => {
-                    // All of them at once: what one has forgotten another would tell it again.
-                    let region = self.region_of(place);
-                    let name = self.name(region);
-                    self.world.say(format_args!("the operator restarts {name}"));
-                    self.restart(region);
-                }
-            }
-            return true;
         }
-        false
+        true
     }
 
     /// Of two regions with different histories, the one whose database has been replaced.
@@ -141,19 +151,43 @@ impl Cluster {
         self.start_all(places);
     }
 
-    /// Rebuilds a region's database from another's, with its nodes stopped meanwhile.
+    /// Rebuilds a region's database from another's, with its nodes stopped meanwhile; and those whose
+    /// copy of its stream ends elsewhere than the donor's, as `prism adopt` says then.
     pub(super) fn rebuild(self: &Rc<Self>, target: usize, donor: Option<usize>) {
-        let places = self.stop(target);
-        let stream = self.name(target);
-        let far = |region: usize| {
+        let far = |region: usize, stream: usize| {
             let positions = self.servers[region].positions();
-            let at = positions.iter().find(|(name, _)| name == stream);
+            let at = positions.iter().find(|(name, _)| name == self.name(stream));
             at.map(|(_, at)| at.seq)
         };
         let donor = donor.unwrap_or_else(|| {
             let others = (0..self.region_count()).filter(|&region| region != target);
-            others.max_by_key(|&region| far(region)).unwrap_or_default()
+            others
+                .max_by_key(|&region| far(region, target))
+                .unwrap_or_default()
         });
+        let mut to_do = vec![target];
+        let mut done = Vec::new();
+        while let Some(target) = to_do.pop() {
+            done.push(target);
+            for other in (0..self.region_count()).filter(|&other| other != target && other != donor)
+            {
+                if far(other, target) != far(donor, target)
+                    && !done.contains(&other)
+                    && !to_do.contains(&other)
+                {
+                    to_do.push(other);
+                }
+            }
+            if !self.rebuild_one(target, donor) {
+                return;
+            }
+        }
+    }
+
+    /// `false`: not now.
+    fn rebuild_one(self: &Rc<Self>, target: usize, donor: usize) -> bool {
+        let places = self.stop(target);
+        let stream = self.name(target);
         self.world.say(format_args!(
             "the operator rebuilds {stream} from {}",
             self.name(donor)
@@ -168,7 +202,8 @@ impl Cluster {
         }
         if self.servers[donor].held() > 0 {
             // As the product does: another time.
-            return self.start_all(places);
+            self.start_all(places);
+            return false;
         }
         self.check.adopted();
         self.check.disaster(target);
@@ -177,8 +212,15 @@ impl Cluster {
             .filter(|&region| region != target && region != donor)
             .map(|region| &self.servers[region])
             .collect();
+        // What is being applied there with the old numbering does not come to its end. (A person's
+        // transaction would wait for it.)
+        for other in &others {
+            other.crash();
+        }
+        self.servers[donor].crash();
         adopt(stream, &self.servers[target], &self.servers[donor], &others);
         self.start_all(places);
+        true
     }
 
     /// A region is rebuilt although nothing is wrong with it.

@@ -144,6 +144,7 @@ impl Cluster {
             doomed: RefCell::default(),
             calls: RefCell::new(BTreeMap::new()),
             busy: Cell::new(0),
+            acted: RefCell::default(),
             unsettled: RefCell::new(Some("it has not healed".to_owned())),
             site,
             plan,
@@ -303,6 +304,10 @@ impl Run {
         cluster.spawn_monitor();
         let end = cluster.plan.length + PATIENCE;
         if !self.until(end, Self::is_settled) {
+            if !cluster.check.has_found() {
+                let why = cluster.unsettled.borrow().clone();
+                self.fail(Invariant::Progress, why.unwrap_or_default());
+            }
             return;
         }
         self.healed_in = cluster.world.time().saturating_sub(cluster.plan.length);
@@ -353,16 +358,7 @@ impl Run {
         }
         match ended {
             Ended::Stopped => is_so,
-            Ended::TimeUp => {
-                if !is_so
-                    && end > cluster.plan.length + PATIENCE - LOOK
-                    && !cluster.check.has_found()
-                {
-                    let why = cluster.unsettled.borrow().clone();
-                    self.fail(Invariant::Progress, why.unwrap_or_default());
-                }
-                false
-            }
+            Ended::TimeUp => false,
             Ended::Stuck(who) => {
                 self.fail(Invariant::Progress, format!("nobody can ever run: {who}"));
                 false
