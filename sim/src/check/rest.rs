@@ -96,12 +96,13 @@ pub fn heard(cluster: &Cluster, node: usize, snapshot: &Snapshot) {
     }
 }
 
-/// A node that has lost the number of its starts, and whose clock went back, is refused by the others
+/// A node that has lost the number of its starts, or could not write it down, and whose clock went back, is refused by the others
 /// until its clock is right; one of which a copy has run, until it is restarted. Alarms say so, and
 /// SQL goes on.
 fn is_refused(cluster: &Cluster) -> bool {
     let has = |kind| cluster.plan.kinds.has(kind);
-    has(Kind::Clone) || has(Kind::Wipe) && has(Kind::Clock)
+    let lost = has(Kind::Wipe) || has(Kind::DiskError) || has(Kind::DiskFull);
+    has(Kind::Clone) || lost && has(Kind::Clock)
 }
 
 /// Why all is not at rest although there is nothing to do any more.
