@@ -1,7 +1,7 @@
 //! What a caller is told, from what the database says.
 
 use prism_db::submit::SubmitError;
-use prism_db::{Committed, RequestRow, RequestState};
+use prism_db::{Committed, RequestRow, RequestState, UndoReason};
 use prism_proto::canary;
 
 use super::board::Board;
@@ -64,7 +64,7 @@ pub(super) fn repeated(board: &Board, row: &RequestRow) -> Answer {
         (RequestState::Undone(reason), seq) => Answer::Undone {
             seq,
             reason: reason.clone(),
-            regions: confirmed(board, row),
+            regions: but_for_refused(reason, confirmed(board, row)),
         },
         (RequestState::Held | RequestState::Committed, _) => Answer::Failed(Failure::Unknown(
             "the same request is being carried out: it awaits the other regions; ask again by \
@@ -80,6 +80,20 @@ fn words(message: &str) -> String {
         .strip_prefix("the database refused the update: ")
         .unwrap_or(message)
         .to_owned()
+}
+
+/// The region that has refused an update is past it as soon as the refusal has been dealt with; that
+/// is no confirmation.
+pub(super) fn but_for_refused(
+    reason: &UndoReason,
+    mut regions: Vec<(String, bool)>,
+) -> Vec<(String, bool)> {
+    if let UndoReason::Refused { region, .. } = reason {
+        for (name, confirmed) in &mut regions {
+            *confirmed &= name != region;
+        }
+    }
+    regions
 }
 
 #[cfg(test)]

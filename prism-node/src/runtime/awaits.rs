@@ -263,8 +263,8 @@ impl Awaits {
         }
         Answer::Undone {
             seq: Some(seq),
+            regions: answer::but_for_refused(&reason, regions),
             reason,
-            regions,
         }
     }
 
@@ -281,8 +281,8 @@ impl Awaits {
             HeldState::Final => self.applied(seq),
             HeldState::Undone(reason) => Answer::Undone {
                 seq: Some(seq),
+                regions: answer::but_for_refused(&reason, regions(&self.board, seq)),
                 reason,
-                regions: regions(&self.board, seq),
             },
             HeldState::Held | HeldState::Unknown => Answer::Failed(Failure::Unknown(
                 "the update is no longer in the outbox; ask again by its request_id".to_owned(),
