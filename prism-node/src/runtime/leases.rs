@@ -175,7 +175,7 @@ impl LeaseWorker {
                     ..LaneRow::default()
                 },
             };
-            self.moved(lane, &row);
+            self.follow(peer, &row);
             let step = decide(&self.view(peer, &row));
             let quiet = self.heard.1.elapsed() >= QUIET && names.siblings() > 1;
             let waits = |memory: &Memory| memory.waits(Instant::now());
@@ -270,12 +270,17 @@ impl LeaseWorker {
         }
     }
 
-    /// A lane that has got further, by whomever, is not parked any more.
-    fn moved(&self, lane: &str, row: &LaneRow) {
-        let mut state = self.board.lock();
-        let before = state.rows.iter().find(|before| before.peer == row.peer);
-        if row.stale || before.is_some_and(|before| row.acked.seq > before.acked.seq) {
-            state.alarms.clear(name::PARKED, &lane_subject(lane));
+    /// A lane that another node has, or nobody: further than this node knew is not parked any more.
+    /// (Of a lane of its own the row says later what the node knows already.)
+    fn follow(&self, peer: RegionId, row: &LaneRow) {
+        let names = &self.board.names;
+        if row.holder.as_deref() == Some(names.my_name()) {
+            return;
+        }
+        self.board.acked(peer, row.acked.seq, Seq::ZERO);
+        if row.stale {
+            let subject = lane_subject(names.region(peer));
+            self.board.lock().alarms.clear(name::PARKED, &subject);
         }
     }
 

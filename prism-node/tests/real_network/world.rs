@@ -319,6 +319,13 @@ impl Drop for World {
         for n in 0..self.nodes.len() {
             self.kill(n);
         }
+        // Their thousands of files take a while.
+        let servers = std::mem::take(&mut self.servers);
+        std::thread::scope(|scope| {
+            for server in servers {
+                scope.spawn(move || drop(server));
+            }
+        });
     }
 }
 
