@@ -7,7 +7,7 @@
 
 mod clock;
 pub mod mpsc;
-mod simulation;
+pub(crate) mod simulation;
 mod sync;
 mod thread;
 

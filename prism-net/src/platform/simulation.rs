@@ -20,6 +20,10 @@ pub trait Simulation {
     fn wall(&self) -> SystemTime;
     /// Random bytes, of the seed.
     fn fill(&self, bytes: &mut [u8]);
+    /// Stands for X25519, which would take most of a simulation's time: the public key.
+    fn public_key(&self, private: &[u8; 32]) -> [u8; 32];
+    /// The same: what two who know each other's public keys agree on.
+    fn agree(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32];
     /// A new task on the same machine.
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> TaskId;
     /// Whether it has ended.

@@ -16,6 +16,7 @@ use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
 use super::rng::Rng;
+use crate::platform::simulation;
 
 /// Bytes of an AEAD tag and of a MAC.
 pub(super) const TAG: usize = 16;
@@ -49,15 +50,24 @@ pub(super) fn derive(key: &Key, nonce: &[u8]) -> Key {
 /// The X25519 public key that belongs to a private key.
 #[must_use]
 pub fn public_key(private: &[u8; 32]) -> [u8; 32] {
-    PublicKey::from(&StaticSecret::from(*private)).to_bytes()
+    simulation::with(|simulation| simulation.public_key(private))
+        .unwrap_or_else(|| PublicKey::from(&StaticSecret::from(*private)).to_bytes())
 }
 
-/// Whether an agreement with this public key would have a result that everybody knows (RFC 7748,
-/// 6.1: the point has a low order).
-pub(crate) fn is_low_order(public: &[u8; 32]) -> bool {
-    let any = StaticSecret::from([1; 32]);
-    !any.diffie_hellman(&PublicKey::from(*public))
+/// X25519; `None` if everybody knows the result (RFC 7748, 6.1: the point has a low order).
+fn agree(private: &[u8; 32], public: &[u8; 32]) -> Option<Key> {
+    if let Some(agreed) = simulation::with(|simulation| simulation.agree(private, public)) {
+        return Some(Zeroizing::new(agreed));
+    }
+    let shared = StaticSecret::from(*private).diffie_hellman(&PublicKey::from(*public));
+    shared
         .was_contributory()
+        .then(|| Zeroizing::new(shared.to_bytes()))
+}
+
+/// Whether an agreement with this public key would have a result that everybody knows.
+pub(crate) fn is_low_order(public: &[u8; 32]) -> bool {
+    agree(&[1; 32], public).is_none()
 }
 
 /// Where secrets come from: the operating system, or (for packets in the clear, where they are
@@ -157,16 +167,12 @@ impl Dh for X25519 {
         &*self.private
     }
     fn dh(&self, public: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let public: &[u8; 32] = public.first_chunk().ok_or(Error::Dh)?;
-        let shared = StaticSecret::from(*self.private).diffie_hellman(&PublicKey::from(*public));
-        // Noise leaves this to the application (12.1); a peer of low order would make the keys
-        // known to everybody.
-        if !shared.was_contributory() {
-            return Err(Error::Dh);
-        }
+        let public = public.first_chunk().ok_or(Error::Dh)?;
+        // Noise leaves points of low order to the application (12.1).
+        let shared = agree(&self.private, public).ok_or(Error::Dh)?;
         out.get_mut(..32)
             .ok_or(Error::Dh)?
-            .copy_from_slice(shared.as_bytes());
+            .copy_from_slice(&*shared);
         Ok(())
     }
 }

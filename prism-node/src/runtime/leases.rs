@@ -286,13 +286,16 @@ impl LeaseWorker {
 
     fn hold(&mut self, peer: RegionId, at: Instant, row: &LaneRow) -> Result<(), DbError> {
         let now = Instant::now();
+        let engine = self.engine_acked(peer);
         let memory = self.memory.entry(peer).or_insert_with(|| Memory::new(now));
         let fresh = self.held.renewed(peer, at);
         if fresh {
             memory.held_since = now;
             memory.progress = now;
             memory.direct = None;
-        } else if now - memory.held_since < TOLD || self.engine_holds(peer) {
+        } else if now - memory.held_since < TOLD {
+            return Ok(());
+        } else if engine.is_some_and(|engine| !memory.row_stays_behind(row.acked, engine)) {
             return Ok(());
         }
         let region = self.database.region()?;
@@ -314,15 +317,15 @@ impl LeaseWorker {
         Ok(())
     }
 
-    /// By the last figures.
-    fn engine_holds(&self, peer: RegionId) -> bool {
+    /// How far the lane is, if the engine holds it, by the last figures.
+    fn engine_acked(&self, peer: RegionId) -> Option<Position> {
         let state = self.board.lock();
         let lane = state.snapshot.lanes.get(usize::from(peer.0));
-        lane.is_some_and(|lane| lane.held)
+        lane.filter(|lane| lane.held).map(|lane| lane.acked)
     }
 
     fn lost(&self, peer: RegionId, why: Parting) {
-        if self.held.forget(peer) || self.engine_holds(peer) {
+        if self.held.forget(peer) || self.engine_acked(peer).is_some() {
             self.announce(peer, why);
         }
     }

@@ -135,7 +135,9 @@ impl<S: Storage> Engine<S> {
         self.available(own.seq, false, now);
         let lane = &mut self.regions[usize::from(r.0)].lane;
         if lane.is_active() {
-            return;
+            // What the host was told has not come to where it is kept.
+            lane.tell_acked |= lane.acked != acked;
+            return self.touch_region(r);
         }
         lane.acked = acked;
         // The peer knows; until it has said so nothing may be taken for clean.

@@ -10,6 +10,7 @@
 //! a write to a file. A machine that crashes is that: all its tasks are unwound where they stand, and
 //! what they call on their way does nothing.
 
+mod agreement;
 mod coroutine;
 mod timers;
 
@@ -618,6 +619,14 @@ impl Simulation for World {
             Some(task) => core.machines[core.tasks[task].machine.0].rng.fill(bytes),
             None => core.rng.fill(bytes),
         }
+    }
+
+    fn public_key(&self, private: &[u8; 32]) -> [u8; 32] {
+        agreement::public_key(private)
+    }
+
+    fn agree(&self, private: &[u8; 32], public: &[u8; 32]) -> [u8; 32] {
+        agreement::agree(private, public)
     }
 
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> TaskId {

@@ -1,9 +1,10 @@
 //! What to do about one lane, from what a node of the region sees of it.
 
+use std::mem;
 use std::time::Duration;
 
 use prism_net::platform::Instant;
-use prism_proto::{LaneStats, Seq, Target};
+use prism_proto::{LaneStats, Position, Seq, Target};
 
 /// At its start a node leaves a lane to those before it in the order for this time each.
 const HEAD_START: Duration = Duration::from_millis(1_500);
@@ -35,6 +36,8 @@ pub(super) struct Memory {
     pub(super) progress: Instant,
     /// Since when the lane writes by SQL.
     pub(super) direct: Option<Instant>,
+    /// What the row said at the last look and what the engine did, if that was not the same.
+    behind: Option<(Position, Position)>,
 }
 
 impl Memory {
@@ -46,7 +49,17 @@ impl Memory {
             acked: Seq::ZERO,
             progress: now,
             direct: None,
+            behind: None,
         }
+    }
+
+    /// Whether the row of a lane that is held has not followed the engine since the last look: what
+    /// was acknowledged was not written (the lease seemed to have run out), or the database was put
+    /// back.
+    pub(super) fn row_stays_behind(&mut self, row: Position, engine: Position) -> bool {
+        let behind = (row != engine).then_some((row, engine));
+        let before = mem::replace(&mut self.behind, behind);
+        behind.is_some() && before == behind
     }
 
     pub(super) fn doubled(&self, time: Duration) -> Duration {
