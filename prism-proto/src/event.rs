@@ -55,6 +55,12 @@ pub enum Event {
         /// applies, and refuses, between the two must not look clean.
         clean: Seq,
     },
+    /// Nothing has come for a while: the database may be elsewhere by now (a sibling or SQL has
+    /// written, a backup was restored). It is read again as soon as nothing is under way.
+    PositionOld {
+        /// Stream of that region.
+        stream: RegionId,
+    },
     /// The database committed the stream up to and including `position.seq` (which may be beyond
     /// the range asked for, when somebody else applied it).
     Applied {

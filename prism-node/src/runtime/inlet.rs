@@ -1,7 +1,7 @@
 //! The apply worker of one inlet: received updates into the own database.
 
 use prism_net::platform::Instant;
-use prism_net::platform::mpsc::Receiver;
+use prism_net::platform::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ const REFUSALS: u32 = 32;
 
 /// After a read of the position that did not succeed.
 const REREAD: Duration = Duration::from_millis(500);
+
+/// When nothing has come for so long it is looked whether the database is still where it was.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// What the loop asks of this worker.
 pub(super) enum InletJob {
@@ -58,14 +61,18 @@ pub(super) struct Failing {
 impl InletWorker {
     /// Until the loop is gone.
     pub(super) fn run(mut self) {
-        while let Ok(job) = self.jobs.recv() {
-            match job {
-                InletJob::ReadPosition => self.read_position(),
-                InletJob::Told { epoch, seq } => self.told(epoch, seq),
-                InletJob::Apply { epoch, batch } => {
+        loop {
+            match self.jobs.recv_timeout(IDLE) {
+                Ok(InletJob::ReadPosition) => self.read_position(),
+                Ok(InletJob::Told { epoch, seq }) => self.told(epoch, seq),
+                Ok(InletJob::Apply { epoch, batch }) => {
                     self.apply(epoch, &batch);
                     self.handle.send(Command::Recycle(batch));
                 }
+                Err(RecvTimeoutError::Timeout) => self.tell(Event::PositionOld {
+                    stream: self.stream,
+                }),
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
     }

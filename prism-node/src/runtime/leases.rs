@@ -330,20 +330,25 @@ impl LeaseWorker {
         }
     }
 
-    /// The engine stops sending; what is wrong with the lane is its new holder's business. But that
-    /// nothing got through from here stays said until something does: siblings that hand a lane to
-    /// and fro would otherwise be content for as long as each of them tries.
     fn announce(&self, peer: RegionId, why: Parting) {
         let lane = self.board.names.region(peer);
         let words = why.words();
         tracing::info!(lane, "this node does not hold the lane any more: {words}");
+        self.let_go(peer, why == Parting::Stuck);
+    }
+
+    /// The engine stops sending; what is wrong with the lane is its new holder's business. But that
+    /// nothing got through from here stays said until something does: siblings that hand a lane to
+    /// and fro would otherwise be content for as long as each of them tries.
+    fn let_go(&self, peer: RegionId, stuck: bool) {
         self.tell(Event::LaneLost { peer });
+        let subject = lane_subject(self.board.names.region(peer));
         let mut state = self.board.lock();
-        for alarm in [name::DIRECT, name::PEER_WAITING] {
-            state.alarms.clear(alarm, &lane_subject(lane));
+        for alarm in [name::DIRECT, name::PEER_WAITING, name::ROWS_MISSING] {
+            state.alarms.clear(alarm, &subject);
         }
-        if why != Parting::Stuck {
-            state.alarms.clear(name::PARKED, &lane_subject(lane));
+        if !stuck {
+            state.alarms.clear(name::PARKED, &subject);
         }
     }
 
@@ -368,7 +373,7 @@ impl LeaseWorker {
         let names = Arc::clone(&self.board.names);
         for peer in self.held.take() {
             let lane = names.region(peer);
-            self.tell(Event::LaneLost { peer });
+            self.let_go(peer, false);
             // By its name a lease is the other process's now.
             if self.identity.is_lost() {
                 continue;

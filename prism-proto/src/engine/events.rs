@@ -41,6 +41,11 @@ impl<S: Storage> Engine<S> {
             } if self.is_peer(stream) => {
                 self.position_read(stream, position, clean, now, inbox);
             }
+            Event::PositionOld { stream } if self.is_peer(stream) => {
+                let inlet = &mut self.regions[usize::from(stream.0)].inlet;
+                inlet.read_wanted |= inlet.position.is_some();
+                self.touch_region(stream);
+            }
             Event::Applied {
                 stream,
                 position,

@@ -371,31 +371,6 @@ fn wait(cluster: &Cluster, live: &Live, update: NewUpdate, patience: Duration) -
     }
 }
 
-/// One update in every region, that changes nothing.
-pub fn nudge(cluster: &Rc<Cluster>) {
-    for region in 0..cluster.region_count() {
-        cluster.spawn_person("nudge", move || {
-            let cluster = current();
-            let mut rng = Rng::new(cluster.plan.case.seed, &format!("nudge {region}"));
-            let mut id = [0; 16];
-            rng.fill(&mut id);
-            let index = cluster.add_request(Request {
-                id,
-                client: usize::MAX,
-                regions: Vec::new(),
-                op: Op::Add {
-                    row: shared_row(0),
-                    amount: 0,
-                    letter: false,
-                },
-                mode: Mode::Background,
-                told: Vec::new(),
-            });
-            ask(&cluster, index, region, Duration::from_secs(5), &mut rng);
-        });
-    }
-}
-
 /// Starts all clients.
 pub fn start(cluster: &Rc<Cluster>) {
     for me in 0..cluster.plan.clients.len() {

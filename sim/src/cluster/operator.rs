@@ -10,11 +10,9 @@ use prism_net::platform::sleep;
 use prism_node::status::Alarm;
 
 use super::case::Kind;
-use super::{Cluster, client, config, current};
+use super::{Cluster, config, current};
 use crate::database::adopt;
 
-/// A cluster in which a database was put back is not left alone for longer.
-const NUDGE: Duration = Duration::from_secs(60);
 /// An alarm that stays for so long is for a person.
 const STAYS: Duration = Duration::from_secs(8);
 /// After one thing was done, the next is not done before its effect can be seen.
@@ -27,18 +25,8 @@ pub(super) fn start(cluster: &Rc<Cluster>) {
     cluster.world.spawn_on(cluster.people, "operator", || {
         let cluster = current();
         let mut seen = BTreeMap::new();
-        let mut nudged = false;
         loop {
             sleep(READ);
-            // A database that was put back under running nodes is refilled with the next update of
-            // each stream.
-            if !nudged
-                && cluster.check.had_disaster()
-                && cluster.world.time() > cluster.plan.length + NUDGE
-            {
-                nudged = true;
-                client::nudge(&cluster);
-            }
             if cluster.act(&mut seen) {
                 sleep(REST);
                 seen.clear();

@@ -253,8 +253,7 @@ impl Cluster {
             let mut database = self.connect(origin);
             let tail = Seq(self.servers[origin].region().next_seq.0 - 1);
             for lane in database.lanes().unwrap_or_default() {
-                // A database that was put back remembers an older one until something new comes.
-                if lane.acked.seq < tail && !self.check.had_disaster_at(origin) {
+                if lane.acked.seq < tail {
                     let (own, at) = (self.name(origin), lane.acked.seq.0);
                     return Some(format!(
                         "{own}'s lane to {} is at {at} of {}",
