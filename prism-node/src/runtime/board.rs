@@ -242,6 +242,14 @@ impl Board {
         self.progress.notify_all();
     }
 
+    /// Nothing is said about any lane any more.
+    pub(crate) fn clear_lanes(&self) {
+        let mut state = self.lock();
+        for peer in self.names.peers() {
+            clear_lane_alarms(&mut state, self.names.region(peer));
+        }
+    }
+
     /// New figures of the loop.
     pub(crate) fn snapshot(&self, snapshot: &Snapshot) {
         let mut state = self.lock();

@@ -229,7 +229,8 @@ impl Keeper {
                 state
                     .alarms
                     .raise(name::STALE, &subject, detail, &adopt(&row.peer));
-            } else if back {
+            } else {
+                // Also when a sibling, or a rebuild, has taken the mark back.
                 state.alarms.clear(name::STALE, &subject);
             }
         }

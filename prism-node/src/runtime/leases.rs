@@ -121,6 +121,8 @@ impl LeaseWorker {
         }
         if self.board.lock().broken.is_some() {
             self.resign();
+            // Of no lane does this node know anything any more: whoever has it says what is wrong.
+            self.board.clear_lanes();
             return TICK;
         }
         self.board.refresh();

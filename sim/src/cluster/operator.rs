@@ -145,7 +145,7 @@ impl Cluster {
         let far = |region: usize, stream: usize| {
             let positions = self.servers[region].positions();
             let at = positions.iter().find(|(name, _)| name == self.name(stream));
-            at.map(|(_, at)| at.seq)
+            at.map(|(_, at)| (at.seq, at.tag))
         };
         let donor = donor.unwrap_or_else(|| {
             let others = (0..self.region_count()).filter(|&region| region != target);
