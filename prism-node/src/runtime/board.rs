@@ -242,11 +242,12 @@ impl Board {
         self.progress.notify_all();
     }
 
-    /// Nothing is said about any lane any more.
-    pub(crate) fn clear_lanes(&self) {
+    /// Nothing is said about any lane or stream any more.
+    pub(crate) fn clear_streams(&self) {
         let mut state = self.lock();
         for peer in self.names.peers() {
             clear_lane_alarms(&mut state, self.names.region(peer));
+            clear_inlet_alarms(&mut state, self.names.region(peer));
         }
     }
 
@@ -343,6 +344,18 @@ fn clear_lane_alarms(state: &mut State, peer: &str) {
         name::DIRECT,
     ] {
         state.alarms.clear(name, &lane_subject(peer));
+    }
+}
+
+/// A stream is applied again, or by others.
+pub(crate) fn clear_inlet_alarms(state: &mut State, stream: &str) {
+    for name in [
+        name::STREAM_PARKED,
+        name::DEPENDENCY,
+        name::STUCK,
+        name::FORK,
+    ] {
+        state.alarms.clear(name, stream);
     }
 }
 

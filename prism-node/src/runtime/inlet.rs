@@ -11,7 +11,7 @@ use prism_net::{Batch, Command, Handle};
 use prism_proto::{ApplyCause, Epoch, Event, Position, Refusal, RegionId, Seq};
 
 use super::alarms::name;
-use super::board::{Board, cause_word};
+use super::board::{Board, cause_word, clear_inlet_alarms};
 
 /// A dependency is an alarm when it does not come by itself in this time.
 const DEPENDENCY_ALARM: Duration = Duration::from_millis(500);
@@ -272,14 +272,7 @@ impl InletWorker {
             if let Some(inlet) = state.inlets.get_mut(usize::from(self.stream.0)) {
                 inlet.waits = None;
             }
-            for alarm in [
-                name::STREAM_PARKED,
-                name::DEPENDENCY,
-                name::STUCK,
-                name::FORK,
-            ] {
-                state.alarms.clear(alarm, &name);
-            }
+            clear_inlet_alarms(&mut state, &name);
         }
     }
 

@@ -121,8 +121,8 @@ impl LeaseWorker {
         }
         if self.board.lock().broken.is_some() {
             self.resign();
-            // Of no lane does this node know anything any more: whoever has it says what is wrong.
-            self.board.clear_lanes();
+            // Of no stream does this node know anything any more: those who serve say what is wrong.
+            self.board.clear_streams();
             return TICK;
         }
         self.board.refresh();

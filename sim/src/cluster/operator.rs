@@ -88,6 +88,7 @@ impl Cluster {
         };
         let region = adoption.map_or(self.region_of(place), |(target, _)| target);
         self.acted.borrow_mut().push(region);
+        self.read_out(place);
         match adoption {
             Some((target, donor)) => self.rebuild(target, donor),
             None => {
@@ -98,6 +99,19 @@ impl Cluster {
             }
         }
         true
+    }
+
+    /// What made the operator act.
+    fn read_out(&self, place: usize) {
+        let Some(live) = self.live(place).filter(|_| self.world.trace.is_on()) else {
+            return;
+        };
+        for alarm in live.board.status().alarms {
+            self.world.say(format_args!(
+                "reads at place {place}: {}: {}",
+                alarm.name, alarm.detail
+            ));
+        }
     }
 
     /// Of two regions with different histories, the one whose database has been replaced.
