@@ -4,6 +4,7 @@
 
 use prism_net::platform::Instant;
 use prism_net::platform::mpsc::{Receiver, RecvTimeoutError};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +61,9 @@ pub(super) struct Keeper {
     trimmed: Instant,
     /// When the database last gave no answer. At the start: who knows what was before.
     away: Instant,
+    /// Regions of which an alarm of this worker says that they are stale (the lane has one of that
+    /// name, too: what a region needs is gone).
+    stale: BTreeSet<RegionId>,
 }
 
 /// Whether requests may be forgotten. A journal's entry that was committed (the answer got lost, its
@@ -88,6 +92,7 @@ impl Keeper {
             limits,
             trimmed: Instant::now(),
             away: Instant::now(),
+            stale: BTreeSet::new(),
         }
     }
 
@@ -229,7 +234,8 @@ impl Keeper {
                 state
                     .alarms
                     .raise(name::STALE, &subject, detail, &adopt(&row.peer));
-            } else {
+                self.stale.insert(peer);
+            } else if self.stale.remove(&peer) {
                 // Also when a sibling, or a rebuild, has taken the mark back.
                 state.alarms.clear(name::STALE, &subject);
             }
