@@ -51,6 +51,9 @@ pub(crate) struct Lane<U> {
     /// Names the opening; entries of the packet ring and `Welcome`s of another one are stale.
     pub(crate) token: u32,
     pub(crate) acked: Position,
+    /// Number of the packet that said so: what an older one says, which comes later, is not true any
+    /// more if the peer's database was put back in between.
+    pub(crate) acked_by: u64,
     /// No refusal at or below it remains to be told; never beyond `acked`.
     pub(crate) clean: Seq,
     /// The same of the `Welcome` that is being verified.
@@ -106,6 +109,7 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
                 seq: Seq::ZERO,
                 tag: crate::Tag(0),
             },
+            acked_by: 0,
             clean: Seq::ZERO,
             offered: Seq::ZERO,
             tell_acked: false,

@@ -241,3 +241,40 @@ fn a_row_that_is_missing_in_the_outbox_is_an_alarm_told_once() {
     let took = sim.run_until(10 * SEC, Sim::settled);
     assert!(took <= 2 * SEC, "{took}");
 }
+
+/// EU's database is put back while nothing is sent. NA opens its lane anew, EU1 answers with where
+/// its database is now, and what EU1 said just before (where it was) overtakes nothing.
+#[test]
+fn an_old_word_that_arrives_late_does_not_hide_that_a_database_was_put_back() {
+    for seed in 1..60 {
+        let mut sim = warm(seed);
+        sim.net.jitter = 20 * MS;
+        sim.dbs[1].applied.get_mut(&0).expect("rows").truncate(7);
+        sim.tell(0, Event::LaneLost { peer: EU });
+        sim.hold(0);
+        sim.run_until(20 * SEC, Sim::settled);
+        assert_eq!(sim.applied(1, 0), 20, "seed {seed}");
+    }
+}
+
+/// Nobody sends anything, and nobody opens anything: the host looks now and then.
+#[test]
+fn a_database_that_was_put_back_is_refilled_although_nothing_is_sent() {
+    let mut sim = warm(3);
+    sim.dbs[1].applied.get_mut(&0).expect("rows").truncate(7);
+    let stream = RegionId(0);
+    sim.tell(1, Event::PositionOld { stream });
+    sim.run_until(20 * SEC, Sim::settled);
+    assert_eq!(sim.applied(1, 0), 20);
+}
+
+/// What the host has written down of a lane can get lost: it is told again when the row that it
+/// shows says something else.
+#[test]
+fn how_far_a_lane_is_is_told_again_when_the_host_has_lost_it() {
+    let mut sim = warm(4);
+    sim.nodes[0].acked.clear();
+    sim.hold(0);
+    sim.run_for(SEC);
+    assert_eq!(sim.nodes[0].acked.get(&1), Some(&20));
+}

@@ -14,6 +14,7 @@ use crate::{
 /// What a datagram asks of the link in the end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gathered {
+    pn: u64,
     /// Everything in it has been kept, so it may be acknowledged.
     pub(super) kept: bool,
     pub(super) eliciting: bool,
@@ -57,6 +58,7 @@ impl<S: Storage> Engine<S> {
             return self.touch_link(i);
         }
         let mut gathered = Gathered {
+            pn: header.pn,
             kept: true,
             eliciting: false,
             prompt: false,
@@ -119,7 +121,7 @@ impl<S: Storage> Engine<S> {
         let r = self.links[i].region;
         match frame {
             Frame::Ack(ack) => {
-                gathered.answered |= self.take_ack(i, &ack, now);
+                gathered.answered |= self.take_ack(i, gathered.pn, &ack, now);
             }
             Frame::Nack(nack) => {
                 gathered.unavailable |= matches!(nack, Nack::Unavailable { .. });
@@ -150,6 +152,7 @@ impl<S: Storage> Engine<S> {
                     let lane = &mut self.regions[usize::from(r.0)].lane;
                     lane.phase = Phase::Verifying(position);
                     lane.offered = clean;
+                    lane.acked_by = gathered.pn;
                     lane.verify_due = true;
                     lane.credit = credit;
                     lane.hello_at = None;
@@ -192,7 +195,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Whether anything is acknowledged for the first time.
-    fn take_ack(&mut self, i: usize, ack: &Ack, now: Instant) -> bool {
+    fn take_ack(&mut self, i: usize, pn: u64, ack: &Ack, now: Instant) -> bool {
         let link = &mut self.links[i];
         let Some(ranges) = ack.ranges() else {
             return false;
@@ -234,30 +237,33 @@ impl<S: Storage> Engine<S> {
             self.requeue_control(i, lost);
         }
         if let Some(progress) = ack.progress {
-            self.take_progress(i, r, progress, now);
+            self.take_progress(i, pn, progress, now);
         }
         self.touch_link(i);
         answered
     }
 
     /// How far the peer's database is in the own stream.
-    fn take_progress(&mut self, i: usize, r: RegionId, progress: Progress, now: Instant) {
+    fn take_progress(&mut self, i: usize, pn: u64, progress: Progress, now: Instant) {
         if self.links[i].sibling || !self.is_target(i) {
             return;
         }
+        let r = self.links[i].region;
         let tail = self.tail;
         let late = now.after(self.apply_timeout);
         let lane = &mut self.regions[usize::from(r.0)].lane;
         if lane.phase != Phase::Streaming
             || progress.position.epoch != self.epoch
-            || progress.position.seq < lane.acked.seq
+            || pn < lane.acked_by
         {
             return;
         }
-        if progress.position.seq > tail {
-            // Further than this node knows its own stream: let the outbox judge.
+        if progress.position.seq > tail || progress.position.seq < lane.acked.seq {
+            // Further than this node knows its own stream, or the peer's database was put back: let
+            // the outbox judge.
             return self.reopen(r, now);
         }
+        lane.acked_by = pn;
         lane.credit = progress.credit;
         let before = lane.acked.seq;
         if lane.advance(progress.position, progress.clean) {

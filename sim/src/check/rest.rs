@@ -40,6 +40,18 @@ struct Seen {
 #[derive(Debug, Default)]
 pub struct Lanes(RefCell<BTreeMap<MachineId, Seen>>);
 
+impl Lanes {
+    /// The last figures of a node.
+    pub fn of(&self, node: usize) -> Vec<LaneStats> {
+        let all = self.0.borrow();
+        let of_node = all.values().filter(|seen| seen.node == node);
+        of_node
+            .max_by_key(|seen| seen.at)
+            .map(|seen| seen.lanes.clone())
+            .unwrap_or_default()
+    }
+}
+
 /// A loop tells its figures.
 pub fn heard(cluster: &Cluster, node: usize, snapshot: &Snapshot) {
     let Some(machine) = cluster.world.here() else {

@@ -186,8 +186,14 @@ impl Cluster {
         self.world.spawn_on(self.people, "monitor", || {
             let cluster = current();
             platform::sleep(cluster.plan.length);
+            let late = platform::Instant::now() + PATIENCE - Duration::from_secs(10);
+            let mut told = false;
             loop {
                 platform::sleep(LOOK);
+                if cluster.world.trace.is_on() && !told && platform::Instant::now() >= late {
+                    told = true;
+                    cluster.tell_all();
+                }
                 let why = cluster.missing().or_else(|| cluster.untold());
                 if cluster.world.trace.is_on()
                     && let Some(why) = &why
@@ -202,6 +208,26 @@ impl Cluster {
                 }
             }
         });
+    }
+
+    /// How things stand, for whoever reads the trace.
+    fn tell_all(&self) {
+        for place in 0..self.plan.node_count() {
+            let Some(live) = self.live(place) else {
+                continue;
+            };
+            let status = live.board.status();
+            self.world.say(format_args!("{}:", status.node));
+            for lane in &status.lanes {
+                self.world.say(format_args!("  {lane:?}"));
+            }
+            for inlet in &status.inlets {
+                self.world.say(format_args!("  {inlet:?}"));
+            }
+            for lane in self.check.lanes.of(place) {
+                self.world.say(format_args!("  {lane:?}"));
+            }
+        }
     }
 
     /// Why not everything is everywhere yet.
