@@ -69,7 +69,7 @@ mod switch {
         ReceivedIsApplied,
         /// `<=` for `<` in the update window: one more in flight than there are slots
         WindowOffByOne,
-        /// what is acknowledged while it waits to be sent again keeps its mark
+        /// what has been sent again keeps its mark
         PendingNotCleared,
         /// the probe timer is not armed again after the first probe
         PtoNotRearmed,
@@ -113,7 +113,7 @@ mod switch {
         AmbiguousIsDone,
         /// a submit whose COMMIT got lost is reported as not done without a look at the outbox
         AmbiguousIsFailure,
-        /// an update is applied whatever its predecessor was
+        /// nobody compares tags: a number alone tells which update it was
         TagNotChecked,
         /// an update that is applied already is applied again
         AppliedAgain,

@@ -179,7 +179,9 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> UpdateWindow<U> {
         if let Some(slot) = self.slot(seq) {
             slot.state = State::InFlight;
             slot.pn = pn as u32;
-            self.pending.clear(at);
+            if !canary!(PendingNotCleared) {
+                self.pending.clear(at);
+            }
         }
     }
 
@@ -310,7 +312,7 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> UpdateWindow<U> {
             let at = self.index(seq);
             let slot = &mut self.slots.as_mut()[at];
             self.bytes -= u64::from(slot.len);
-            if slot.state == State::Pending && !canary!(PendingNotCleared) {
+            if slot.state == State::Pending {
                 self.pending.clear(at);
             }
             slot.state = State::Free;

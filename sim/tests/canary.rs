@@ -55,7 +55,9 @@ fn case(canary: Canary, seed: u64) -> Case {
             return Case::full(seed).only(&[NoWay]).updates(20);
         }
         Canary::BootNotCounted => &[Clock, Crash, Restart],
-        Canary::TwinNotNoticed => &[Clone],
+        Canary::TwinNotNoticed => {
+            return Case::full(seed).only(&[Clone]).updates(20);
+        }
         Canary::WatermarkNotLocked => &[Blocked, Partition, Overload, Pause],
         // Two submits at a time.
         Canary::NumbersNotLocked => {

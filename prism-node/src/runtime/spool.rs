@@ -69,9 +69,12 @@ impl Spool {
         max_update: usize,
         board: Arc<Board>,
     ) -> Result<Self, SpoolError> {
+        let usual = Options::default();
         let options = Options {
             max_bytes,
-            ..Options::default()
+            // Room is given back by the segment: also a small journal has many.
+            segment_bytes: usual.segment_bytes.min(max_bytes / 64),
+            ..usual
         };
         let (journal, recovery) = Journal::open_on(disk.clone(), dir, options)?;
         report(&board, &recovery);

@@ -1,6 +1,7 @@
 //! What clients are told: it is true at that moment, and does not contradict what they were told
 //! before.
 
+use prism_db::RequestState;
 use prism_node::intake::{Answer, Failure};
 use prism_proto::{RegionKey, Seq};
 
@@ -38,10 +39,22 @@ pub fn heard(cluster: &Cluster, index: usize, region: usize, answer: &Answer) {
         }
         _ => {}
     }
+    let requests = cluster.requests.borrow();
+    let before = requests[index].told.iter().map(|told| &told.answer);
+    let request = &requests[index];
+    // Every time it was asked, nothing was done: then nothing was.
+    if !excused
+        && request.asked.len() == request.told.len() + 1
+        && before.chain([answer]).all(says_nothing_was_done)
+        && let Some(row) = cluster.servers[region].request(&request.id)
+        && row.state == RequestState::Committed
+    {
+        let what = format!("told {answer:?}, and it is on record: {row:?}");
+        fail(Invariant::AnswersAgree, what);
+    }
     if excused {
         return;
     }
-    let requests = cluster.requests.borrow();
     if requests[index].regions.len() > 1 {
         // Whichever copy is undone, the request is: also where another copy was told as applied.
         return;
@@ -65,6 +78,22 @@ pub fn heard(cluster: &Cluster, index: usize, region: usize, answer: &Answer) {
             fail(Invariant::AnswersAgree, what);
         }
     }
+}
+
+/// A failure that means that the update has no effect and will have none.
+fn says_nothing_was_done(answer: &Answer) -> bool {
+    matches!(
+        answer,
+        Answer::Failed(
+            Failure::Unavailable(_)
+                | Failure::NotReady(_)
+                | Failure::Busy
+                | Failure::Locked(_)
+                | Failure::NotBegun
+                | Failure::Spooling
+                | Failure::Journal(_)
+        )
+    )
 }
 
 /// Why an update of a stream is not final in a region's database.

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use prism_db::RegionRow;
 use prism_proto::{Epoch, Seq};
 
 use super::Invariant;
@@ -18,6 +19,44 @@ struct Seen {
     generation: u64,
     findings: usize,
     streams: Vec<(String, Epoch, Seq)>,
+}
+
+/// What is written down as acknowledged by a region is applied there, and what is not is kept.
+fn lanes(cluster: &Cluster, origin: usize, region: &RegionRow) {
+    let check = &cluster.check;
+    if check.has_adopted() {
+        return;
+    }
+    let own = cluster.name(origin);
+    let kept = cluster.servers[origin].oldest_kept();
+    for (name, acked, is_stale) in cluster.servers[origin].lanes() {
+        let peer = (0..cluster.region_count()).find(|&peer| cluster.name(peer) == name);
+        let Some(peer) = peer.filter(|&peer| !check.had_disaster_at(peer)) else {
+            continue;
+        };
+        let at = cluster.servers[peer].positions();
+        let at = at.iter().find(|(stream, _)| stream == own);
+        let at = at.map_or(Seq::ZERO, |(_, at)| at.seq);
+        let next = if acked.epoch == region.epoch {
+            acked.seq.next()
+        } else {
+            Seq(1)
+        };
+        if name != own && !is_stale && next < region.next_seq && kept.is_none_or(|k| k > next) {
+            let what = format!(
+                "{own} keeps its updates from {kept:?} on, and {name} has acknowledged up to {}",
+                acked.seq.0
+            );
+            check.fail(&cluster.world, Invariant::NothingLost, what);
+        }
+        if acked.epoch == region.epoch && at < acked.seq {
+            let what = format!(
+                "{own} has written down that {name} has applied it up to {}; that is at {}",
+                acked.seq.0, at.0
+            );
+            check.fail(&cluster.world, Invariant::AckAfterCommit, what);
+        }
+    }
 }
 
 /// Looks at all databases.
@@ -38,7 +77,7 @@ pub fn look(cluster: &Cluster, watermarks: &Watermarks) {
         let mut streams: Vec<_> = (server.positions().into_iter())
             .map(|(stream, at)| (stream, at.epoch, at.seq))
             .collect();
-        streams.push((own.name, own.epoch, own.next_seq));
+        streams.push((own.name.clone(), own.epoch, own.next_seq));
         if generation == seen.generation {
             for (stream, epoch, seq) in &streams {
                 let before = seen.streams.iter().find(|(name, ..)| name == stream);
@@ -58,6 +97,7 @@ pub fn look(cluster: &Cluster, watermarks: &Watermarks) {
                 }
             }
         }
+        lanes(cluster, region, &own);
         seen.generation = generation;
         seen.streams = streams;
     }

@@ -25,6 +25,8 @@ pub fn judge(cluster: &Cluster) {
         judge.undone(index, request);
     }
     judge.sums(&requests);
+    judge.accepted_first(&requests);
+    judge.refusals(&requests);
 }
 
 struct Judge<'c> {
@@ -34,13 +36,15 @@ struct Judge<'c> {
     records: Vec<Vec<Option<RequestRow>>>,
     /// Updates that a region has not executed although others have: dead letters, skipped ones.
     left_out: BTreeSet<(RegionKey, Seq)>,
+    /// Those of them that were refused.
+    refused: BTreeSet<(RegionKey, Seq)>,
     /// A region has seen a dead letter without a request, or lost commits: rows may differ.
     excused: bool,
 }
 
 impl<'c> Judge<'c> {
     fn new(cluster: &'c Cluster) -> Self {
-        let mut left_out = BTreeSet::new();
+        let (mut left_out, mut refused) = (BTreeSet::new(), BTreeSet::new());
         for server in &cluster.servers {
             for one in server.execution_log() {
                 if matches!(
@@ -48,6 +52,9 @@ impl<'c> Judge<'c> {
                     Effect::Rejected | Effect::Skipped | Effect::Retried
                 ) {
                     left_out.insert((one.stream, one.seq));
+                }
+                if one.effect == Effect::Rejected {
+                    refused.insert((one.stream, one.seq));
                 }
             }
         }
@@ -70,6 +77,7 @@ impl<'c> Judge<'c> {
                 .collect(),
             records,
             left_out,
+            refused,
             excused: cluster.check.had_disaster(),
             cluster,
         }
@@ -187,6 +195,72 @@ impl<'c> Judge<'c> {
                     self.fail(Invariant::AnswersAgree, format!("{}: {here:?}", who()));
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// What a node has put into its journal comes before what it accepts later.
+    fn accepted_first(&self, requests: &[Request]) {
+        let check = &self.cluster.check;
+        if check.has_adopted() {
+            return;
+        }
+        let at_home = |index: usize, region: usize| {
+            let row = self.records[index][region].as_ref()?;
+            (row.stream == self.cluster.name(region) && row.state == RequestState::Committed)
+                .then_some(row.seq)?
+        };
+        for (index, first) in requests.iter().enumerate() {
+            let Some(told) = first.told.last().filter(|t| t.answer == Answer::Spooled) else {
+                continue;
+            };
+            let region = told.region;
+            if check.had_disaster_at(region) || check.lost_journal_at(region) {
+                continue;
+            }
+            let later = |one: &Request| {
+                let only = one
+                    .asked
+                    .iter()
+                    .all(|(at, place)| *at > told.at && *place == told.place);
+                only && !one.asked.is_empty() && one.mode == Mode::Background
+            };
+            let others = requests.iter().enumerate().filter(|(_, one)| later(one));
+            for (other, _) in others {
+                if let (Some(a), Some(b)) = (at_home(index, region), at_home(other, region))
+                    && a > b
+                {
+                    let what = format!(
+                        "request {index} was accepted before request {other} was submitted; they are \
+                         {} and {} of {}",
+                        a.0,
+                        b.0,
+                        self.cluster.name(region)
+                    );
+                    self.fail(Invariant::ExactlyOnceInOrder, what);
+                }
+            }
+        }
+    }
+
+    /// What a region has refused for good, and has an undo, is taken back by its origin.
+    fn refusals(&self, requests: &[Request]) {
+        if self.excused || self.cluster.check.has_adopted() {
+            return;
+        }
+        for (index, request) in requests.iter().enumerate() {
+            let undone = matches!(request.op, Op::Add { letter: false, .. });
+            let Some(row) = self.origin(index) else {
+                continue;
+            };
+            let known = row.seq.map(|seq| (RegionKey::of(&row.stream), seq));
+            if undone
+                && request.regions.len() == 1
+                && known.is_some_and(|known| self.refused.contains(&known))
+                && !matches!(row.state, RequestState::Undone(_))
+            {
+                let what = format!("request {index} was refused; its origin has {row:?}");
+                self.fail(Invariant::UndoneLeavesNothing, what);
             }
         }
     }

@@ -19,8 +19,6 @@ const BOTH: Duration = Duration::from_secs(4);
 const FRESH: Duration = Duration::from_millis(1_600);
 /// All retries of a node, on the slowest way.
 const SILENCE: Duration = Duration::from_secs(12);
-/// What one keep-alive weighs, at most.
-const KEEP_ALIVE: u64 = 1_200;
 /// How long lanes may take to climb back: nodes that have failed again and again have to be well for
 /// longer each time.
 pub const CLIMB: Duration = Duration::from_secs(150);
@@ -81,10 +79,10 @@ pub fn heard(cluster: &Cluster, node: usize, snapshot: &Snapshot) {
         .enumerate()
         .filter(|(peer, _)| *peer != own)
     {
-        for other in all.values().filter(|other| now - other.at <= FRESH) {
+        let others = all.iter().filter(|(other, _)| **other != machine);
+        for (_, other) in others.filter(|(_, other)| now - other.at <= FRESH) {
             let since = seen.since[peer].zip(other.since[peer]);
             if cluster.region_of(other.node) == own
-                && other.node != node
                 && since.is_some_and(|(a, b)| now - a.max(b) > BOTH)
             {
                 let what = format!(
@@ -148,7 +146,7 @@ pub fn unrest(cluster: &Cluster) -> Option<(Invariant, String)> {
                     format!("{lane} is at {:?}", held.target),
                 ));
             }
-            if held.in_window > 0 || held.in_flight > KEEP_ALIVE {
+            if held.in_window > 0 || held.in_flight > 0 {
                 let what = format!(
                     "{lane} has {} updates and {} bytes on their way",
                     held.in_window, held.in_flight

@@ -105,6 +105,8 @@ pub struct Request {
     pub op: Op,
     /// How long it waits.
     pub mode: Mode,
+    /// Places of the processes that were asked, and when, in order.
+    pub asked: Vec<(Duration, usize)>,
     /// What it was told, in order.
     pub told: Vec<Told>,
 }
@@ -116,6 +118,8 @@ pub struct Told {
     pub at: Duration,
     /// By which region.
     pub region: usize,
+    /// By the process at which place.
+    pub place: usize,
     /// What.
     pub answer: Answer,
 }
@@ -160,13 +164,19 @@ pub fn run(cluster: &Rc<Cluster>, me: usize) {
         sleep(rng.time(Duration::ZERO..plan.pause.max(Duration::from_micros(2))));
         let op = mine.draw(cluster, me, n, &mut rng);
         let awaits = cluster.plan.kinds.has(Kind::Await) && rng.permille(350);
-        let can_be_undone = !matches!(op, Op::Unnote { .. } | Op::Add { letter: true, .. });
+        let can_be_undone = match &op {
+            Op::Unnote { .. } | Op::Add { letter: true, .. } => false,
+            // Others name it as soon as it is there.
+            Op::Open { row } => !is_lot(row),
+            _ => true,
+        };
         let mut id = [0; 16];
         rng.fill(&mut id);
         let request = Request {
             id,
             client: me,
             regions: Vec::new(),
+            asked: Vec::new(),
             op,
             mode: if awaits && can_be_undone {
                 Mode::Await
@@ -176,6 +186,10 @@ pub fn run(cluster: &Rc<Cluster>, me: usize) {
             told: Vec::new(),
         };
         let made = match &request.op {
+            Op::Open { row } if is_lot(row) => {
+                cluster.lots.borrow_mut().push(row.clone());
+                None
+            }
             Op::Open { row } => Some((&mut mine.rows, row.clone())),
             Op::Note { note, .. } => Some((&mut mine.notes, note.clone())),
             _ => None,
@@ -204,6 +218,30 @@ fn taken(cluster: &Cluster, from: &mut Vec<(String, usize)>, rng: &mut Rng) -> O
     is_there.then(|| from.swap_remove(at).0)
 }
 
+/// Some are so long that they take several sectors of a disk, and several datagrams.
+fn name(short: String, little_room: bool, rng: &mut Rng) -> String {
+    if rng.permille(250) {
+        let long = rng.of(300..if little_room { 900 } else { 3000 }) as usize;
+        format!("{short:.<long$}")
+    } else {
+        short
+    }
+}
+
+/// A row that stays once it is there, so that everybody's notes may name it.
+fn is_lot(row: &str) -> bool {
+    row.starts_with("lot-")
+}
+
+impl Cluster {
+    /// The newest row that stays and can be seen in a region.
+    fn lot_at(&self, region: usize) -> Option<String> {
+        let lots = self.lots.borrow();
+        let mut newest = lots.iter().rev();
+        newest.find(|lot| self.servers[region].has_account(lot)).cloned()
+    }
+}
+
 /// What a client has made and can remove.
 #[derive(Default)]
 struct Mine {
@@ -218,19 +256,21 @@ impl Mine {
         match rng.below(10) {
             0 | 1 => Op::Rename {
                 row: own_row(me),
-                name: format!("{me}.{n}"),
+                name: name(format!("{me}.{n}"), plan.is_crowded(), rng),
             },
             2 => {
-                let row = format!("row-{me}-{n}");
+                let kind = if rng.permille(500) { "row" } else { "lot" };
+                let row = format!("{kind}-{me}-{n}");
                 Op::Open { row }
             }
             3 if let Some(row) = taken(cluster, &mut self.rows, rng) => Op::Close { row },
             4 => {
                 let note = format!("note-{me}-{n}");
-                Op::Note {
-                    note,
-                    row: shared_row(rng.index(plan.rows)),
-                }
+                let shared = shared_row(rng.index(plan.rows));
+                // A row that another region has just made may not be everywhere yet.
+                let lot = rng.permille(600).then(|| cluster.lot_at(plan.clients[me].region));
+                let row = lot.flatten().unwrap_or(shared);
+                Op::Note { note, row }
             }
             5 if let Some(note) = taken(cluster, &mut self.notes, rng) => Op::Unnote { note },
             _ => Op::Add {
@@ -261,7 +301,7 @@ fn ask(cluster: &Rc<Cluster>, index: usize, home: usize, patience: Duration, rng
         } else {
             home
         };
-        let Some(answer) = once(cluster, index, region, patience, rng) else {
+        let Some((place, answer)) = once(cluster, index, region, patience, rng) else {
             sleep(Duration::from_millis(rng.of(50..600)));
             continue;
         };
@@ -286,6 +326,7 @@ fn ask(cluster: &Rc<Cluster>, index: usize, home: usize, patience: Duration, rng
         cluster.requests.borrow_mut()[index].told.push(Told {
             at: cluster.world.time(),
             region,
+            place,
             answer,
         });
         // Whoever did not hear the answer asks again, too.
@@ -303,13 +344,12 @@ fn once(
     region: usize,
     patience: Duration,
     rng: &mut Rng,
-) -> Option<Answer> {
-    let live = {
+) -> Option<(usize, Answer)> {
+    let (place, live) = {
         let processes = cluster.processes.borrow();
-        let there: Vec<_> = processes
-            .iter()
-            .filter(|process| cluster.region_of(process.node) == region)
-            .filter_map(|process| process.live.clone())
+        let there: Vec<_> = (processes.iter().enumerate())
+            .filter(|(_, process)| cluster.region_of(process.node) == region)
+            .filter_map(|(place, process)| Some((place, process.live.clone()?)))
             .collect();
         if there.is_empty() {
             return None;
@@ -322,6 +362,7 @@ fn once(
         if !request.regions.contains(&region) {
             request.regions.push(region);
         }
+        request.asked.push((cluster.world.time(), place));
         let (statement, params) = request.op.update();
         NewUpdate {
             statement: statement.to_owned(),
@@ -345,7 +386,7 @@ fn once(
         Answer::Failed(Failure::Refused(_)) => cluster.strikes(Kind::Refuse),
         _ => {}
     }
-    Some(answer)
+    Some((place, answer))
 }
 
 fn wait(cluster: &Cluster, live: &Live, update: NewUpdate, patience: Duration) -> Answer {

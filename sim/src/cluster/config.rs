@@ -28,7 +28,7 @@ pub struct Site {
 }
 
 /// What is the same for many runs.
-type Shape = (Vec<usize>, bool, bool, bool);
+type Shape = (Vec<usize>, bool, bool, bool, bool);
 
 thread_local! {
     static KNOWN: RefCell<Vec<(Shape, Rc<Site>)>> = const { RefCell::new(Vec::new()) };
@@ -48,6 +48,7 @@ pub fn site(plan: &Plan) -> Rc<Site> {
         plan.sealed,
         plan.is_crowded(),
         plan.kinds.has(Kind::Stale),
+        plan.has_small_backlog(),
     );
     KNOWN.with_borrow_mut(|known| {
         if let Some((_, site)) = known.iter().find(|(other, _)| *other == shape) {
@@ -71,12 +72,16 @@ pub fn site(plan: &Plan) -> Rc<Site> {
 
 /// Smaller than a file may ask for: a run is short.
 fn limit(limits: &mut Limits, plan: &Plan) {
+    // So that a journal of a few entries has several segments.
+    limits.max_journal = 64 << 10;
     if plan.is_crowded() {
         limits.max_update = 4 << 10;
-        limits.max_journal = 64 << 10;
+        limits.max_journal = 32 << 10;
         limits.max_awaits = 2;
     }
-    if plan.kinds.has(Kind::Stale) {
+    if plan.has_small_backlog() {
+        limits.max_backlog = 4 << 10;
+    } else if plan.kinds.has(Kind::Stale) {
         limits.max_backlog_age = Some(Duration::from_secs(6));
     }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prism_net::platform;
+use prism_net::platform::{self, Simulation as _};
 
 use super::case::Kind;
 use super::plan::Incident;
@@ -89,12 +89,12 @@ impl Cluster {
                 self.world.pause(machine, true);
                 self.later(lasting, move |cluster| cluster.world.pause(machine, false));
             }
+            // Half of them strike whoever writes to its disk.
+            Kind::PowerLoss if other % 2 == 0 => self.power_cuts.borrow_mut().push(lasting),
             Kind::Crash | Kind::PowerLoss => {
                 // At any step: so many of its own from here.
-                let machine = self.processes.borrow()[place].machine;
-                let again = (place, kind == Kind::PowerLoss, lasting);
-                self.doomed.borrow_mut().push((machine, again));
-                self.world.trip(machine, other as u64 % 200);
+                let power = kind == Kind::PowerLoss;
+                self.crash_at_step(place, other as u64 % 200, power, lasting);
             }
             Kind::Restart => self.order(place, Order::Drain),
             Kind::Wipe => {
@@ -121,10 +121,10 @@ impl Cluster {
             Kind::DbAway | Kind::Stale => {
                 let server = self.servers[region].clone();
                 server.set_reachable(false);
-                let lasting = if kind == Kind::Stale {
-                    MS * 9000
-                } else {
-                    lasting
+                let lasting = match kind {
+                    Kind::Stale if self.plan.has_small_backlog() => MS * 15_000,
+                    Kind::Stale => MS * 9000,
+                    _ => lasting,
                 };
                 self.later(lasting, move |_| server.set_reachable(true));
             }
@@ -135,7 +135,12 @@ impl Cluster {
                     cluster.no_way.borrow_mut().retain(|other| *other != way);
                 });
             }
-            Kind::LoseNewest => self.lose(region, 1 + other % 8, lasting),
+            Kind::LoseNewest => {
+                if whom % 4 == 0 {
+                    self.dark(region, lasting);
+                }
+                self.lose(region, 1 + other % 8, lasting / 2);
+            }
             Kind::Restore => self.restore(region, lasting),
             Kind::Upgrade => self.upgrade(),
             Kind::Adopt => self.rebuild_anyway(region),
@@ -151,6 +156,81 @@ impl Cluster {
             for to in (0..regions).filter(|&to| to != from) {
                 self.cut(from, to, true);
                 self.later(lasting, move |cluster| cluster.cut(from, to, false));
+            }
+        }
+    }
+
+    /// kill -9, or, if `power` is lost, worse: so many steps of the machine from here.
+    fn crash_at_step(&self, place: usize, steps: u64, power: bool, again: Duration) {
+        let machine = self.processes.borrow()[place].machine;
+        self.doomed
+            .borrow_mut()
+            .push((machine, (place, power, again)));
+        self.world.trip(machine, steps);
+    }
+
+    /// A node does something with its disk: the power may be lost meanwhile, or soon after it.
+    fn power_may_fail(&self, operation: Operation) {
+        let Some(place) = self.here() else {
+            return;
+        };
+        let rng = &mut *self.chance.borrow_mut();
+        if self.power_cuts.borrow().is_empty() || !rng.permille(200) {
+            return;
+        }
+        let Some(lasting) = self.power_cuts.borrow_mut().pop() else {
+            return;
+        };
+        let most = *rng.pick(&[10u64, 100, 1000]);
+        self.world.say(format_args!(
+            "place {place} loses its power when it writes"
+        ));
+        self.strikes(Kind::PowerLoss);
+        if operation == Operation::Sync && rng.permille(600) {
+            let soon = rng.time(MS / 20..MS / 2);
+            self.later(soon, move |cluster| cluster.crash(place, true, lasting));
+        } else {
+            self.crash_at_step(place, rng.below(most), true, lasting);
+        }
+    }
+
+    /// Who has seen an error of its disk is often switched off and on.
+    fn power_cycle_after_error(&self) {
+        let Some(place) = self.here() else {
+            return;
+        };
+        let rng = &mut *self.chance.borrow_mut();
+        if self.plan.kinds.has(Kind::PowerLoss) && rng.permille(500) {
+            let soon = rng.time(MS..MS * 1500);
+            self.later(soon, move |cluster| {
+                if cluster.is_faulty() {
+                    cluster.strikes(Kind::PowerLoss);
+                    cluster.crash(place, true, MS * 300);
+                }
+            });
+        }
+    }
+
+    /// The place of the process whose task runs.
+    fn here(&self) -> Option<usize> {
+        let machine = self.world.here()?;
+        let processes = self.processes.borrow();
+        processes
+            .iter()
+            .position(|process| process.machine == machine)
+    }
+
+    /// The nodes of a region are gone with its database, and come back before the way to the others
+    /// does.
+    fn dark(self: &Rc<Self>, region: usize, lasting: Duration) {
+        let places = (0..self.plan.node_count()).filter(|&place| self.region_of(place) == region);
+        for place in places {
+            self.crash(place, false, lasting);
+        }
+        for far in (0..self.region_count()).filter(|&far| far != region) {
+            for (from, to) in [(region, far), (far, region)] {
+                self.cut(from, to, true);
+                self.later(lasting * 3, move |cluster| cluster.cut(from, to, false));
             }
         }
     }
@@ -245,6 +325,7 @@ impl Cluster {
         self.world.say(format_args!("everything heals"));
         self.faulty.set(false);
         self.doomed.borrow_mut().clear();
+        self.power_cuts.borrow_mut().clear();
         self.set_links(Link::calm(MS));
         let regions = self.region_count();
         for from in 0..regions {
@@ -288,6 +369,9 @@ fn wear(operation: Operation) -> Failure {
     let Some(cluster) = super::try_current() else {
         return Failure::None;
     };
+    if operation != Operation::Read && cluster.is_faulty() && !cluster.world.is_unwinding() {
+        cluster.power_may_fail(operation);
+    }
     if operation == Operation::Sync && cluster.world.here().is_some() {
         let time = cluster.chance.borrow_mut().time(MS / 10..MS);
         platform::sleep(time);
@@ -296,7 +380,7 @@ fn wear(operation: Operation) -> Failure {
         return Failure::None;
     }
     let rates = cluster.plan.wear;
-    let rng = &mut *cluster.chance.borrow_mut();
+    let mut rng = cluster.chance.borrow_mut();
     let (kind, failure) = if rng.permille(rates.error) {
         (Kind::DiskError, Failure::Io)
     } else if operation == Operation::Write && rng.permille(rates.full) {
@@ -306,6 +390,10 @@ fn wear(operation: Operation) -> Failure {
     } else {
         return Failure::None;
     };
+    drop(rng);
     cluster.strikes(kind);
+    if (operation, failure) == (Operation::Sync, Failure::Io) && !cluster.world.is_unwinding() {
+        cluster.power_cycle_after_error();
+    }
     failure
 }

@@ -62,6 +62,8 @@ pub struct Cluster {
     pub people: MachineId,
     /// What clients know.
     pub requests: RefCell<Vec<Request>>,
+    /// Rows that stay once they are there, as clients have wanted them.
+    lots: RefCell<Vec<String>>,
     /// What applications have added by SQL, by row.
     pub sql_sums: RefCell<BTreeMap<String, i64>>,
     /// What has been found.
@@ -77,6 +79,8 @@ pub struct Cluster {
     faulty: Cell<bool>,
     /// Machines that crash at a step.
     doomed: RefCell<Vec<(MachineId, Doom)>>,
+    /// How long each machine is away that will lose its power when it next writes to its disk.
+    power_cuts: RefCell<Vec<Duration>>,
     /// Calls of databases, by verb.
     calls: RefCell<BTreeMap<&'static str, u64>>,
     /// People that are not done.

@@ -171,7 +171,7 @@ impl Plan {
             slow: 30,
         };
         let wear = Wear {
-            error: rate(Kind::DiskError, 20),
+            error: rate(Kind::DiskError, 60),
             full: rate(Kind::DiskFull, 100),
             short: rate(Kind::ShortWrite, 300),
         };
@@ -221,6 +221,18 @@ impl Plan {
                     other: rng.index(1 << 16),
                 };
                 self.incidents.push(incident);
+                let before = rng.time(MS * 20..MS * 1500);
+                let away = before + rng.time(MS * 200..MS * 5000);
+                // Where the power fails, the database is often gone as well: the journal is in use.
+                if kind == Kind::PowerLoss && self.kinds.has(Kind::DbAway) && rng.permille(600) {
+                    self.incidents.push(Incident {
+                        at: incident.at.saturating_sub(before).max(MS * 200),
+                        kind: Kind::DbAway,
+                        lasting: away,
+                        whom: self.region_of(incident.whom % self.node_count()),
+                        ..incident
+                    });
+                }
             }
         }
         self.incidents.sort_by_key(|incident| incident.at);
@@ -230,6 +242,22 @@ impl Plan {
     #[must_use]
     pub fn is_crowded(&self) -> bool {
         self.kinds.has(Kind::Overload)
+    }
+
+    /// Whether a region is stale for what waits for it, and not for how long it waits; what all
+    /// have is not kept for long then.
+    #[must_use]
+    pub fn has_small_backlog(&self) -> bool {
+        self.kinds.has(Kind::Stale) && self.case.seed.is_multiple_of(2)
+    }
+
+    /// The region of a node.
+    fn region_of(&self, node: usize) -> usize {
+        let mut ends = self.nodes.iter().scan(0, |end, nodes| {
+            *end += nodes;
+            Some(*end)
+        });
+        ends.position(|end| node < end).unwrap_or_default()
     }
 
     /// Number of nodes.

@@ -36,7 +36,8 @@ use std::time::Duration;
 
 use prism_db::catalogue::Catalogue;
 use prism_db::{
-    Committed, Database, DbError, Hlc, OpenOptions, OutboxFigures, RegionRow, Submission, Topology,
+    Committed, Database, DbError, Hlc, OpenOptions, OutboxFigures, RegionRow, RequestRow,
+    Submission, Topology,
 };
 use prism_proto::{Epoch, Position, RegionKey, Seq, Tag};
 
@@ -243,6 +244,44 @@ impl ModelServer {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.0.data().generation
+    }
+
+    /// Whether there is such an account.
+    #[must_use]
+    pub fn has_account(&self, id: &str) -> bool {
+        self.0.data().store.get(&Key::Account(id.into())).is_some()
+    }
+
+    /// What a request's id stands for, as committed.
+    #[must_use]
+    pub fn request(&self, id: &[u8; 16]) -> Option<RequestRow> {
+        let data = self.0.data();
+        let row = data.store.get(&Key::Request(*id))?.clone();
+        Some(row.request().row.clone())
+    }
+
+    /// How far each region has acknowledged the own stream, as it is written down, and whether it is
+    /// stale.
+    #[must_use]
+    pub fn lanes(&self) -> Vec<(String, Position, bool)> {
+        let data = self.0.data();
+        let (from, to) = (Key::Lane(RegionKey(0)), Key::Lane(RegionKey(u32::MAX)));
+        let rows = data.store.range(Included(&from), Included(&to));
+        let rows = rows.map(|(_, row)| row.clone().lane());
+        rows.map(|row| (row.peer.clone(), row.acked, row.stale))
+            .collect()
+    }
+
+    /// The oldest update of the own stream that is still kept.
+    #[must_use]
+    pub fn oldest_kept(&self) -> Option<Seq> {
+        let data = self.0.data();
+        let (from, to) = (Key::Outbox(Seq::ZERO), Key::Held(Seq::ZERO));
+        let first = data.store.range(Included(&from), Excluded(&to)).next();
+        first.and_then(|(key, _)| match key {
+            Key::Outbox(seq) => Some(*seq),
+            _ => None,
+        })
     }
 
     /// The application's tables as committed.
