@@ -40,10 +40,10 @@ pub(super) fn next(disk: &AnyDisk, data_dir: &Path) -> u64 {
     boot
 }
 
+/// In microseconds: several starts in one second must not be ahead of the clock.
 fn clock() -> u64 {
-    wall()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    let since = wall().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// At the end of all numbers there is only the clock.

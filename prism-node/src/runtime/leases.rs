@@ -375,6 +375,7 @@ impl LeaseWorker {
         let names = Arc::clone(&self.board.names);
         for peer in self.held.take() {
             let lane = names.region(peer);
+            tracing::info!(lane, "this node gives the lane back");
             self.let_go(peer, false);
             // By its name a lease is the other process's now.
             if self.identity.is_lost() {

@@ -63,7 +63,7 @@ impl<S: Storage> Engine<S> {
                 stream,
                 cause,
                 retry_at,
-            } if self.is_peer(stream) => self.apply_failed(stream, cause, retry_at, now),
+            } if self.is_peer(stream) => self.apply_failed(stream, cause, retry_at, now, inbox),
             Event::Refused { stream, refusal } if self.is_peer(stream) => {
                 let inlet = &mut self.regions[usize::from(stream.0)].inlet;
                 // (epoch 0: nobody has said Hello yet)
@@ -270,12 +270,30 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    fn apply_failed(&mut self, r: RegionId, cause: ApplyCause, retry_at: Instant, now: Instant) {
+    fn apply_failed(
+        &mut self,
+        r: RegionId,
+        cause: ApplyCause,
+        retry_at: Instant,
+        now: Instant,
+        inbox: &mut impl Inbox,
+    ) {
         let inlet = &mut self.regions[usize::from(r.0)].inlet;
         inlet.busy = None;
         inlet.retry_at = Some(retry_at);
         if cause == ApplyCause::Unreachable || inlet.position.is_none() {
             // Even if nobody sends any more, somebody waits to hear that it is back.
+            inlet.read_wanted = true;
+        }
+        let mut links = self.links.iter();
+        let is_sent = links.any(|link| link.region == r && link.hello.is_some());
+        if cause == ApplyCause::Forked && !is_sent {
+            // Of a history whose sender is gone: the next one says Hello, and its outbox judges.
+            inbox.clear(r);
+            inlet
+                .window
+                .reset(Seq(inlet.window.base().0.saturating_sub(1)));
+            inlet.gap_since = None;
             inlet.read_wanted = true;
         }
         self.set_inlet_state(r, InletState::Waiting(cause));

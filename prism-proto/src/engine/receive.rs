@@ -252,13 +252,13 @@ impl<S: Storage> Engine<S> {
         let tail = self.tail;
         let late = now.after(self.apply_timeout);
         let lane = &mut self.regions[usize::from(r.0)].lane;
-        if lane.phase != Phase::Streaming
-            || progress.position.epoch != self.epoch
-            || pn < lane.acked_by
-        {
+        let position = progress.position;
+        let other = position.epoch != self.epoch;
+        // (Before its first update of this epoch a database says what it said in the Welcome.)
+        if lane.phase != Phase::Streaming || pn < lane.acked_by || other && position == lane.acked {
             return;
         }
-        if progress.position.seq > tail || progress.position.seq < lane.acked.seq {
+        if other || position.seq > tail || position.seq < lane.acked.seq {
             // Further than this node knows its own stream, or the peer's database was put back: let
             // the outbox judge.
             return self.reopen(r, now);
@@ -266,7 +266,7 @@ impl<S: Storage> Engine<S> {
         lane.acked_by = pn;
         lane.credit = progress.credit;
         let before = lane.acked.seq;
-        if lane.advance(progress.position, progress.clean) {
+        if lane.advance(position, progress.clean) {
             if lane.acked.seq > before {
                 lane.progress_at = lane.window.is_open().then_some(late);
             }

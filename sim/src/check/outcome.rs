@@ -190,7 +190,9 @@ impl<'c> Judge<'c> {
                     );
                 }
                 (Answer::Failed(Failure::Refused(_)), Some(RequestState::Committed))
-                    if request.mode == Mode::Background =>
+                    // (A copy of it that another region has taken is that region's.)
+                    if request.mode == Mode::Background
+                        && here.is_some_and(|row| row.stream == stream) =>
                 {
                     self.fail(Invariant::AnswersAgree, format!("{}: {here:?}", who()));
                 }

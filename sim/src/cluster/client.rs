@@ -238,7 +238,9 @@ impl Cluster {
     fn lot_at(&self, region: usize) -> Option<String> {
         let lots = self.lots.borrow();
         let mut newest = lots.iter().rev();
-        newest.find(|lot| self.servers[region].has_account(lot)).cloned()
+        newest
+            .find(|lot| self.servers[region].has_account(lot))
+            .cloned()
     }
 }
 
@@ -268,7 +270,9 @@ impl Mine {
                 let note = format!("note-{me}-{n}");
                 let shared = shared_row(rng.index(plan.rows));
                 // A row that another region has just made may not be everywhere yet.
-                let lot = rng.permille(600).then(|| cluster.lot_at(plan.clients[me].region));
+                let lot = rng
+                    .permille(600)
+                    .then(|| cluster.lot_at(plan.clients[me].region));
                 let row = lot.flatten().unwrap_or(shared);
                 Op::Note { note, row }
             }
@@ -319,9 +323,11 @@ fn ask(cluster: &Rc<Cluster>, index: usize, home: usize, patience: Duration, rng
                     | Failure::Draining
             )
         );
-        cluster
-            .world
-            .say(format_args!("request {index} at {region}: {answer:?}"));
+        {
+            let op = &cluster.requests.borrow()[index].op;
+            let said = format_args!("request {index} at {region}, {op:?}: {answer:?}");
+            cluster.world.say(said);
+        }
         answers::heard(cluster, index, region, &answer);
         cluster.requests.borrow_mut()[index].told.push(Told {
             at: cluster.world.time(),

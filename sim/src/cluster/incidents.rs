@@ -182,9 +182,8 @@ impl Cluster {
             return;
         };
         let most = *rng.pick(&[10u64, 100, 1000]);
-        self.world.say(format_args!(
-            "place {place} loses its power when it writes"
-        ));
+        self.world
+            .say(format_args!("place {place} loses its power when it writes"));
         self.strikes(Kind::PowerLoss);
         if operation == Operation::Sync && rng.permille(600) {
             let soon = rng.time(MS / 20..MS / 2);
