@@ -26,15 +26,21 @@ const SEEDS: u64 = 2_000;
 fn case(canary: Canary, seed: u64) -> Case {
     use Kind::{
         Ambiguous, Await, Blocked, Burst, Clock, Clone, Crash, DbAway, DbCrash, DiskError,
-        DiskFull, Elsewhere, LoseNewest, Loss, NoWay, Overload, Partition, Pause, PowerLoss,
-        Refuse, Reorder, Restart, Restore, ShortWrite, Sql, Transient,
+        DiskFull, Elsewhere, LoseNewest, Loss, NoWay, OneWay, Overload, Partition, PowerLoss,
+        Refuse, Restart, Restore, ShortWrite, Sql, Stale, Transient,
     };
     let only: &[Kind] = match canary {
         // "Any region for every region", "another region's": they need a third one.
-        Canary::AwaitAnyRegion | Canary::SiblingAckOfAnother | Canary::TrimmedToFastest => {
+        Canary::AwaitAnyRegion | Canary::SiblingAckOfAnother => {
             return Case::full(seed).updates(60).millis(6_000);
         }
-        Canary::PendingNotCleared => &[Loss, Reorder, Overload],
+        Canary::DependencyIgnored => {
+            return Case::full(seed).only(&[Loss, OneWay, Partition]);
+        }
+        // A region has to be away for longer than what all others have is kept.
+        Canary::TrimmedToFastest => {
+            return Case::full(seed).only(&[Stale, Await]);
+        }
         Canary::CreditLeak => &[Loss, Burst],
         Canary::GapIgnored => &[Restore, Blocked, LoseNewest],
         Canary::FetchNotRepeated => &[Overload, Transient, Ambiguous, DbCrash, DbAway],
@@ -43,12 +49,11 @@ fn case(canary: Canary, seed: u64) -> Case {
         Canary::AnsweredBeforeFsync
         | Canary::FsyncRetried
         | Canary::DirectoryNotSynced
-        | Canary::SegmentRemovedEarly
         | Canary::CrcNotChecked => &[DbAway, DbCrash, DiskError, ShortWrite, PowerLoss, Crash],
         Canary::SpooledAlthoughFull => &[DiskFull, DiskError, DbAway, Ambiguous],
-        Canary::SpoolOvertaken | Canary::ForgottenBeforeRun => &[DbAway, DbCrash, Ambiguous],
+        Canary::ForgottenBeforeRun => &[DbAway, DbCrash, Ambiguous],
         Canary::TransientIsRefusal => &[Transient],
-        Canary::HistoryNotLooked | Canary::TagNotChecked => &[LoseNewest, Restore],
+        Canary::HistoryNotLooked => &[LoseNewest, Restore],
         Canary::DoubleRuns => &[Elsewhere, Ambiguous],
         // Longer than a small run.
         Canary::LeaseNotFenced => {
@@ -58,7 +63,6 @@ fn case(canary: Canary, seed: u64) -> Case {
         Canary::TwinNotNoticed => {
             return Case::full(seed).only(&[Clone]).updates(20);
         }
-        Canary::WatermarkNotLocked => &[Blocked, Partition, Overload, Pause],
         // Two submits at a time.
         Canary::NumbersNotLocked => {
             return Case::full(seed)

@@ -317,9 +317,6 @@ impl<'c> Judge<'c> {
         let mut sums: BTreeMap<String, i64> = (0..self.cluster.plan.rows)
             .map(|row| (client::shared_row(row), 0))
             .collect();
-        for (row, amount) in self.cluster.sql_sums.borrow().iter() {
-            *sums.entry(row.clone()).or_default() += amount;
-        }
         for (index, request) in requests.iter().enumerate() {
             let Op::Add { row, amount, .. } = &request.op else {
                 continue;

@@ -72,7 +72,7 @@ impl Op {
         }
     }
 
-    fn update(&self) -> (&'static str, Vec<Value>) {
+    pub(super) fn update(&self) -> (&'static str, Vec<Value>) {
         let text = |text: &str| Value::Text(text.to_owned());
         match self {
             Self::Add {
@@ -378,6 +378,9 @@ fn once(
             timeout: rng.permille(300).then_some(patience),
         }
     };
+    if cluster.plan.is_crowded() {
+        cluster.strikes(Kind::Overload);
+    }
     let awaiting = &cluster.coverage.awaiting;
     let awaits = u32::from(update.mode == Mode::Await);
     if awaits > 0 {

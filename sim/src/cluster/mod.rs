@@ -8,6 +8,7 @@
 //!                                               Report { hash, finding, figures }
 //! ```
 
+mod application;
 pub mod case;
 pub mod client;
 pub mod config;
@@ -64,8 +65,6 @@ pub struct Cluster {
     pub requests: RefCell<Vec<Request>>,
     /// Rows that stay once they are there, as clients have wanted them.
     lots: RefCell<Vec<String>>,
-    /// What applications have added by SQL, by row.
-    pub sql_sums: RefCell<BTreeMap<String, i64>>,
     /// What has been found.
     pub check: Check,
     /// Which faults struck in which phase.

@@ -227,8 +227,12 @@ impl Cluster {
 
     /// A region is rebuilt although nothing is wrong with it.
     pub(super) fn rebuild_anyway(self: &Rc<Self>, target: usize) {
-        self.spawn_person("rebuild", move || current().rebuild(target, None));
         self.strikes(Kind::Adopt);
+        self.spawn_person("rebuild", move || {
+            let cluster = current();
+            cluster.rebuild(target, None);
+            cluster.strikes(Kind::Adopt);
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use super::case::{Case, Kind};
 use super::node::Process;
 use super::plan::Plan;
 use super::trouble::{ServerClock, ServerTrouble};
-use super::{CURRENT, Cluster, client, config, current, incidents};
+use super::{CURRENT, Cluster, application, client, config, current, incidents};
 use crate::check::{Check, Finding, Invariant, ledger, outcome, quiet, rest};
 use crate::coverage::{Coverage, Phases};
 use crate::database::{Account, ModelServer};
@@ -135,7 +135,6 @@ impl Cluster {
             people: world.machine("people"),
             requests: RefCell::default(),
             lots: RefCell::default(),
-            sql_sums: RefCell::default(),
             check: Check::default(),
             coverage: Coverage::default(),
             chance: RefCell::new(Rng::new(seed, "chance")),
@@ -327,6 +326,7 @@ impl Run {
             cluster.start(place);
         }
         client::start(&cluster);
+        application::start(&cluster);
         cluster.schedule();
         cluster.spawn_monitor();
         let end = cluster.plan.length + PATIENCE;

@@ -12,7 +12,7 @@ use prism_proto::{Seq, canary};
 
 use super::client::{Client, End, Kind};
 use super::locks::{Mode, TxId};
-use super::numbering::{self, Draft, append, log_own, region, settle};
+use super::numbering::{self, Draft, append, check_size, log_own, region, settle};
 use super::random::random_id;
 use super::requests;
 use super::rows::{Key, Outbox, Row, State};
@@ -67,6 +67,7 @@ impl Client {
                 request_id: held.submission.request_id,
             };
             let committed = append(work, vec![draft])?;
+            check_size(0, &committed[0].update, batch.max_update)?;
             // With the numbering locked: as long as it lives, nobody has written behind it and comes
             // before.
             if !work.data().open.contains_key(&TxId(held.xid)) {
