@@ -248,7 +248,7 @@ fn a_row_that_is_missing_in_the_outbox_is_an_alarm_told_once() {
 fn an_old_word_that_arrives_late_does_not_hide_that_a_database_was_put_back() {
     for seed in 1..60 {
         let mut sim = warm(seed);
-        sim.net.jitter = 20 * MS;
+        sim.net.delay = (500, 20 * MS);
         sim.dbs[1].applied.get_mut(&0).expect("rows").truncate(7);
         sim.tell(0, Event::LaneLost { peer: EU });
         sim.hold(0);

@@ -43,7 +43,9 @@ pub(super) fn next(disk: &AnyDisk, data_dir: &Path) -> u64 {
 /// In microseconds: several starts in one second must not be ahead of the clock.
 fn clock() -> u64 {
     let since = wall().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    since.map_or(0, |since| {
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    })
 }
 
 /// At the end of all numbers there is only the clock.

@@ -244,7 +244,10 @@ impl LeaseWorker {
                 // By the time at which it was asked for: the answer may take long.
                 let at = Instant::now();
                 let row = self.database.lane_lease(lane, me, LEASE)?;
-                if row.holder.as_deref() == Some(me) {
+                if at.elapsed() >= LEASE {
+                    // The answer took so long that it is over by this node's own clock.
+                    self.lost(peer, Parting::Late);
+                } else if row.holder.as_deref() == Some(me) {
                     self.hold(peer, at, &row)?;
                 } else {
                     self.lost(peer, Parting::Taken);
@@ -373,7 +376,12 @@ impl LeaseWorker {
     /// This node is of no use any more: a sibling shall deliver.
     fn resign(&mut self) {
         let names = Arc::clone(&self.board.names);
-        for peer in self.held.take() {
+        let mut held = self.held.take();
+        // One that ran out while the engine was being told of it.
+        let told = |peer: &RegionId| self.engine_acked(*peer).is_some() && !held.contains(peer);
+        let told: Vec<_> = names.peers().filter(told).collect();
+        held.extend(told);
+        for peer in held {
             let lane = names.region(peer);
             tracing::info!(lane, "this node gives the lane back");
             self.let_go(peer, false);
