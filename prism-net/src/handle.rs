@@ -53,6 +53,12 @@ impl Bell {
     }
 }
 
+/// Whether the loop should wake up for it. Memory that comes back is found when it wakes up for
+/// something else: a wake-up for every batch would be one more than the answer to it needs.
+const fn is_urgent(command: &Command) -> bool {
+    !matches!(command, Command::Recycle(_))
+}
+
 /// Tells the loop things, from any thread. Clones share one bounded queue.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -68,10 +74,13 @@ impl Handle {
     /// [`Full`] gives it back: the queue is full, or the loop has ended
     /// ([`is_closed`](Self::is_closed)).
     pub fn try_send(&self, command: Command) -> Result<(), Full> {
+        let urgent = is_urgent(&command);
         let result = self.sender.try_send(command).map_err(|error| match error {
             TrySendError::Full(command) | TrySendError::Disconnected(command) => Full(command),
         });
-        self.bell.ring();
+        if urgent || result.is_err() {
+            self.bell.ring();
+        }
         result
     }
 
@@ -79,8 +88,10 @@ impl Handle {
     /// not be lost. Never call it on the loop thread (in a [`Host`](crate::Host)). Once the loop has
     /// ended nobody waits for answers: the command is dropped.
     pub fn send(&self, command: Command) {
+        let urgent = is_urgent(&command);
         match self.sender.try_send(command) {
-            Ok(()) => self.bell.ring(),
+            Ok(()) if urgent => self.bell.ring(),
+            Ok(()) => {}
             Err(TrySendError::Full(command)) if platform::is_simulated() => {
                 self.bell.ring();
                 platform::sleep(LOOK_AGAIN);
@@ -173,5 +184,47 @@ impl Commands {
 impl Drop for Commands {
     fn drop(&mut self) {
         self.bell.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use prism_proto::{Event, Seq};
+
+    use super::*;
+    use crate::host::Batch;
+
+    #[derive(Debug, Clone, Default)]
+    struct Rung(Arc<AtomicUsize>);
+
+    impl Wake for Rung {
+        fn wake(&self) -> io::Result<()> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn memory_that_comes_back_wakes_nobody_unless_it_fills_the_queue() {
+        let rung = Rung::default();
+        let (commands, handle) = commands(2, Box::new(rung.clone()));
+        let times = || rung.0.load(Ordering::Relaxed);
+        let recycle = || Command::Recycle(Batch::default());
+        let news = || Command::Event(Event::Available { upto: Seq(1) });
+        assert!(commands.sleep());
+        handle.send(recycle());
+        assert_eq!(times(), 0);
+        handle.send(news());
+        assert_eq!(times(), 1, "what asks for work does");
+        while commands.next().is_some() {}
+        assert!(commands.sleep());
+        handle.send(recycle());
+        handle.send(recycle());
+        assert_eq!(times(), 1);
+        assert!(handle.try_send(recycle()).is_err());
+        assert_eq!(times(), 2, "or nobody would make room");
+        assert!(!commands.sleep(), "it is found before the next sleep");
     }
 }

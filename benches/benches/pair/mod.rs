@@ -4,10 +4,10 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use prism_net::platform::mpsc::{Receiver, SyncSender, sync_channel};
 use prism_net::{
     Batch, Command, Driver, Endpoint, EndpointConfig, Handle, Host, Limits, NodeAddress,
     Protection, RegionInfo, SessionKeys, Snapshot,
@@ -128,7 +128,7 @@ enum Job {
 }
 
 struct Calls {
-    jobs: Sender<Job>,
+    jobs: SyncSender<Job>,
     acked: Arc<AtomicU64>,
 }
 
@@ -198,7 +198,7 @@ fn work(jobs: &Receiver<Job>, handle: &Handle) {
 
 pub struct Node {
     pub handle: Handle,
-    jobs: Sender<Job>,
+    jobs: SyncSender<Job>,
     acked: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -207,7 +207,7 @@ impl Node {
     pub fn start(kind: Kind, me: u16, addresses: [SocketAddr; 2], bind: SocketAddr) -> Self {
         let endpoint = Endpoint::new(&config(kind, me, addresses)).expect("a good configuration");
         let (driver, handle) = Driver::bind(endpoint, bind, 256).expect("a free address");
-        let (jobs, todo) = channel();
+        let (jobs, todo) = sync_channel(64);
         let acked = Arc::new(AtomicU64::new(0));
         let mut calls = Calls {
             jobs: jobs.clone(),
