@@ -17,9 +17,11 @@ const WAKER: Token = Token(1);
 
 /// What one source may take of a round before the others have their turn.
 const COMMANDS: usize = 256;
-/// In bytes, so at most one long run: what was received before it is acknowledged, and handed over to
-/// be applied, before the next one is looked at. A longer share would be an emptier pipe.
-const RECEIVES: usize = 32 << 10;
+/// In bytes, one long run (seven datagrams of the largest size): what was received before it is
+/// acknowledged, and handed over to be applied, before the next one is looked at. A longer share would
+/// be an emptier pipe, and more small updates than one apply takes; a shorter one wakes the other end,
+/// and the worker that applies, more often than they need it.
+const RECEIVES: usize = 60 << 10;
 const TRANSMITS: usize = 512;
 
 /// Figures go to the host this often.
