@@ -278,3 +278,24 @@ fn how_far_a_lane_is_is_told_again_when_the_host_has_lost_it() {
     sim.run_for(SEC);
     assert_eq!(sim.nodes[0].acked.get(&1), Some(&20));
 }
+
+/// EU1 keeps an update that continues another history than its database has. Its sender is gone: so
+/// is the update, and the alarm (a standby would keep both for ever).
+#[test]
+fn nothing_is_kept_of_a_fork_whose_sender_is_gone() {
+    let mut sim = warm(11);
+    sim.dbs[1].epochs.insert(0, Epoch(0xbad));
+    submit(&mut sim, 1);
+    let state = |sim: &Sim| {
+        let states = sim.log.iter().filter_map(|(_, node, notice)| match notice {
+            Notice::Inlet { state, .. } if *node == 1 => Some(*state),
+            _ => None,
+        });
+        states.last()
+    };
+    let forked = Some(InletState::Waiting(ApplyCause::Forked));
+    sim.run_until(10 * SEC, |sim| state(sim) == forked);
+    sim.restart(0);
+    sim.run_until(30 * SEC, |sim| state(sim) == Some(InletState::Running));
+    assert_eq!(sim.nodes[1].inbox.bytes(), 0);
+}

@@ -136,7 +136,7 @@ pub struct Inboxes {
 }
 
 impl Inboxes {
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.map.values().map(|(total, ..)| total).sum()
     }
     pub(super) fn complete(&self, stream: u16, seq: u64) -> Vec<u8> {
