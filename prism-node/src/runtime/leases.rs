@@ -298,9 +298,9 @@ impl LeaseWorker {
             memory.held_since = now;
             memory.progress = now;
             memory.direct = None;
-        } else if now - memory.held_since < TOLD {
-            return Ok(());
-        } else if engine.is_some_and(|engine| !memory.row_stays_behind(row.acked, engine)) {
+        } else if now - memory.held_since < TOLD
+            || engine.is_some_and(|engine| !memory.row_stays_behind(row.acked, engine))
+        {
             return Ok(());
         }
         let region = self.database.region()?;
