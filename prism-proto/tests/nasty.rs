@@ -287,11 +287,11 @@ fn nothing_is_kept_of_a_fork_whose_sender_is_gone() {
     sim.dbs[1].epochs.insert(0, Epoch(0xbad));
     submit(&mut sim, 1);
     let state = |sim: &Sim| {
-        let states = sim.log.iter().filter_map(|(_, node, notice)| match notice {
+        let mut states = sim.log.iter().filter_map(|(_, node, notice)| match notice {
             Notice::Inlet { state, .. } if *node == 1 => Some(*state),
             _ => None,
         });
-        states.last()
+        states.next_back()
     };
     let forked = Some(InletState::Waiting(ApplyCause::Forked));
     sim.run_until(10 * SEC, |sim| state(sim) == forked);
