@@ -40,11 +40,18 @@ impl Cluster {
     fn act(self: &Rc<Self>, seen: &mut BTreeMap<String, Duration>) -> bool {
         let now = self.world.time();
         let mut present = Vec::new();
-        for place in 0..self.plan.node_count() {
-            let Some(live) = self.live(place) else {
-                continue;
-            };
-            for alarm in live.board.status().alarms {
+        let there = (0..self.plan.node_count()).filter_map(|place| {
+            let board = self.live(place)?.board;
+            Some((place, board.status().alarms, board))
+        });
+        let there: Vec<_> = there.collect();
+        let alarms = there.iter().flat_map(|(_, alarms, _)| alarms);
+        let sick: Vec<usize> = alarms
+            .filter_map(|alarm| adoption(&alarm.remedy))
+            .map(|(target, _)| target)
+            .collect();
+        for (place, alarms, board) in there {
+            for alarm in alarms {
                 let adoption = adoption(&alarm.remedy).or_else(|| self.forked(place, &alarm));
                 if alarm.remedy.contains("prism migrate") {
                     // A backup from before the upgrade has come back.
@@ -57,6 +64,11 @@ impl Cluster {
                     present.push((format!("{place} restart"), None, place));
                 }
                 if let Some((target, donor)) = adoption {
+                    // "From a healthy region": one that nobody wants rebuilt; best whose stream it is.
+                    let own = self.region_of(self.processes.borrow()[place].node);
+                    let others = std::iter::once(own).chain(0..self.region_count());
+                    let is_well = |region: &usize| *region != target && !sick.contains(region);
+                    let donor = donor.or_else(|| others.into_iter().find(is_well));
                     present.push((
                         format!("{place} adopt {target}"),
                         Some((target, donor)),
@@ -64,7 +76,7 @@ impl Cluster {
                     ));
                 }
             }
-            if live.board.ready().is_err() {
+            if board.ready().is_err() {
                 present.push((format!("{place} restart"), None, place));
             }
         }
