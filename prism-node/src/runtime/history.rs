@@ -104,9 +104,11 @@ impl History {
         let own = board.names.my_region();
         let way = ahead.map_or_else(
             || {
-                "no other region is known to have what is lost: restarted with this database, the \
-                 nodes go on without it"
-                    .to_owned()
+                // One that is restarted alone hears from the others what the database lacks.
+                format!(
+                    "no other region is known to have what is lost: stop all nodes of {own}, then \
+                     start them again; they go on without it"
+                )
             },
             |peer| {
                 let peer = board.names.region(peer);

@@ -532,6 +532,18 @@ pub(super) fn catalogue(config: &Config) -> u64 {
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
+/// What is delivered may be longer than what is accepted now: undos are (they name what they undo),
+/// and what was accepted before the limit was lowered. The format bounds them all.
+fn wire_limits(accepted: u32, limits: prism_net::Limits) -> prism_net::Limits {
+    let format = u32::try_from(prism_db::MAX_UPDATE).unwrap_or(u32::MAX);
+    let max_update = limits.window_bytes.max(accepted).min(format);
+    prism_net::Limits {
+        max_update,
+        window_bytes: limits.window_bytes.max(max_update),
+        ..limits
+    }
+}
+
 fn endpoint(
     config: &Config,
     me: &Node,
@@ -548,14 +560,31 @@ fn endpoint(
         nodes: secrets::addresses(config, config, &me.name),
         regions: regions.collect(),
         retry: config.retry,
-        limits: prism_net::Limits {
-            max_update: config.limits.max_update,
-            ..limits
-        },
+        limits: wire_limits(config.limits.max_update, limits),
         seed: entropy::number(),
         cluster: config.cluster.clone(),
         protection,
         boot,
         catalogue: catalogue(config),
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_longer_than_what_is_accepted_is_delivered_all_the_same() {
+        let format = prism_db::MAX_UPDATE as u32;
+        for accepted in [1024, 64 << 10, format] {
+            let limits = wire_limits(accepted, prism_net::Limits::default());
+            assert_eq!(limits.max_update, format);
+        }
+        let narrow = prism_net::Limits {
+            window_bytes: 8 << 10,
+            ..prism_net::Limits::default()
+        };
+        assert_eq!(wire_limits(1024, narrow.clone()).max_update, 8 << 10);
+        assert_eq!(wire_limits(64 << 10, narrow).window_bytes, 64 << 10);
+    }
 }

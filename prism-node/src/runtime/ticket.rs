@@ -14,6 +14,8 @@ enum Slot {
     Begun,
     /// Answered.
     Done(Answer),
+    /// The caller has been told, of this one that it may still be executed, or what became of it.
+    Told { may_run: bool },
 }
 
 #[derive(Debug)]
@@ -28,7 +30,7 @@ impl Inner {
         let Some(slot) = self.slots.get_mut(index) else {
             return;
         };
-        if matches!(slot, Slot::Done(_)) {
+        if matches!(slot, Slot::Done(_) | Slot::Told { .. }) {
             return;
         }
         *slot = Slot::Done(answer);
@@ -43,17 +45,20 @@ impl Inner {
     }
 
     fn answers(&mut self) -> Vec<Answer> {
-        let slots = std::mem::take(&mut self.slots);
-        let answers = slots.into_iter().map(|slot| match slot {
-            Slot::Done(answer) => answer,
-            Slot::Waiting { .. } => Answer::Failed(Failure::Unknown(
-                "it waits for its turn and will be executed; ask again by its request_id".into(),
-            )),
-            Slot::Begun => Answer::Failed(Failure::Unknown(
-                "it did not come to its end in time and may still be committed; ask again by its \
-                 request_id"
-                    .into(),
-            )),
+        let answers = self.slots.iter_mut().map(|slot| {
+            let may_run = !matches!(slot, Slot::Done(_) | Slot::Told { may_run: false });
+            match std::mem::replace(slot, Slot::Told { may_run }) {
+                Slot::Done(answer) => answer,
+                Slot::Waiting { .. } => Answer::Failed(Failure::Unknown(
+                    "it waits for its turn and will be executed; ask again by its request_id"
+                        .into(),
+                )),
+                Slot::Begun | Slot::Told { .. } => Answer::Failed(Failure::Unknown(
+                    "it did not come to its end in time and may still be committed; ask again by \
+                     its request_id"
+                        .into(),
+                )),
+            }
         });
         answers.collect()
     }
@@ -125,9 +130,8 @@ impl Ticket {
                 true
             }
             Some(Slot::Begun) => true,
-            Some(Slot::Done(_)) => false,
-            // The caller has given up, and did not ask for it to be dropped.
-            None => true,
+            Some(Slot::Told { may_run }) => *may_run,
+            Some(Slot::Done(_)) | None => false,
         }
     }
 
@@ -162,6 +166,17 @@ mod tests {
         assert_eq!(answers[1], Answer::Failed(Failure::NotBegun));
         assert!(matches!(&answers[2], Answer::Failed(Failure::Unknown(_))));
         // What the answers said is what happens.
+        assert!(tickets[0].begin());
+        assert!(!tickets[1].begin());
+        assert!(tickets[2].begin());
+        // Also of a request that is at its end with that.
+        let (request, pending) = Request::new([true].into_iter());
+        request.drop_waiting();
+        assert_eq!(
+            pending.wait().expect("answers"),
+            [Answer::Failed(Failure::NotBegun)]
+        );
+        assert!(!Ticket::new(&request, 0).begin());
         let (request, pending) = Request::new([true, false].into_iter());
         request.drop_waiting();
         assert!(!Ticket::new(&request, 0).begin());
