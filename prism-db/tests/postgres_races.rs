@@ -15,7 +15,11 @@ const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
 fn regions(name: &str) -> [Region; 2] {
-    ["NA", "EU"].map(|region| {
+    all_of(name, ["NA", "EU"])
+}
+
+fn all_of<const N: usize>(name: &str, regions: [&str; N]) -> [Region; N] {
+    regions.map(|region| {
         let database = format!("{name}_{}", region.to_lowercase());
         let new = Region::new(shared(), &database, region);
         new.sql()
@@ -119,6 +123,88 @@ fn a_dead_letter_that_is_retried_while_its_undo_arrives_is_undone_or_not_execute
     // NA has undone it.
     assert_eq!(na.number(KILLS), 0);
     assert_eq!((eu.number(KILLS), retried), (0, Retried::Unknown));
+}
+
+/// Everything that `from` has published, on its way into another region.
+struct Batch {
+    applier: Box<dyn Database>,
+    stream: String,
+    epoch: prism_proto::Epoch,
+    updates: Vec<(Seq, Vec<u8>)>,
+}
+
+impl Batch {
+    fn of(from: &mut Region, to: &Region) -> Self {
+        let updates = outbox(from);
+        Self {
+            applier: patient(to),
+            stream: from.name.clone(),
+            epoch: from.epoch(),
+            updates: updates
+                .iter()
+                .map(|item| (item.seq, item.update.encode()))
+                .collect(),
+        }
+    }
+
+    fn apply(mut self, region: &str) {
+        let mut applier = Applier::new(catalogue(), topology(region).regions);
+        let done = applier.apply(&mut *self.applier, &self.stream, self.epoch, &self.updates);
+        assert_eq!(done.wait, None);
+    }
+}
+
+/// Its client had asked two regions at once, and both have taken it back: they are two streams, and
+/// their undos meet in the third region.
+#[test]
+fn the_undos_of_two_copies_that_arrive_at_once_take_effect_once() {
+    let [mut na, mut eu, mut asia] = all_of("undos", ["NA", "EU", "AS"]);
+    for origin in [&mut na, &mut asia] {
+        origin.db.submit(&[with_id(kills(1, 50), 1)]).unwrap();
+        ship_all(origin, &mut eu);
+    }
+    assert_eq!(eu.number(KILLS), 50);
+    for origin in [&mut na, &mut asia] {
+        origin.db.undo(Seq(1), &refused()).unwrap();
+    }
+    let mut lock = eu.sql();
+    lock.batch_execute("BEGIN; UPDATE users SET name = name WHERE id = 1")
+        .unwrap();
+    let batches = [Batch::of(&mut na, &eu), Batch::of(&mut asia, &eu)];
+    std::thread::scope(|scope| {
+        for (before, batch) in (0..).zip(batches) {
+            scope.spawn(move || batch.apply("EU"));
+            until("the batch waits", || eu.number(WAITING) == before + 1);
+        }
+        lock.batch_execute("COMMIT").unwrap();
+    });
+    assert_eq!(eu.number(KILLS), 0);
+}
+
+/// The same in a region that has one of the copies itself.
+#[test]
+fn an_undo_that_arrives_while_the_own_copy_is_undone_takes_effect_once() {
+    let [mut na, mut eu] = regions("undos_own");
+    for origin in [&mut na, &mut eu] {
+        origin.db.submit(&[with_id(kills(1, 50), 1)]).unwrap();
+    }
+    ship_all(&mut na, &mut eu);
+    assert_eq!(eu.number(KILLS), 50);
+    na.db.undo(Seq(1), &refused()).unwrap();
+    let mut lock = eu.sql();
+    lock.batch_execute("BEGIN; UPDATE users SET name = name WHERE id = 1")
+        .unwrap();
+    let batch = Batch::of(&mut na, &eu);
+    let mut own = patient(&eu);
+    std::thread::scope(|scope| {
+        scope.spawn(move || batch.apply("EU"));
+        until("the batch waits", || eu.number(WAITING) == 1);
+        let undone = scope.spawn(move || own.undo(Seq(1), &refused()).unwrap());
+        until("the undo waits", || eu.number(WAITING) == 2);
+        lock.batch_execute("COMMIT").unwrap();
+        assert_eq!(undone.join().unwrap(), Undone::Before);
+    });
+    assert_eq!(eu.number(KILLS), 0);
 }
 
 /// The numbering is locked while they are numbered: that must not take longer the more there are.

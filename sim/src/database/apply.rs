@@ -213,6 +213,12 @@ fn run(
         let waits = behind.is_some_and(|behind| index >= behind);
         let item = &items[index];
         let asked = asks(item, installed[index].as_ref());
+        // The undo of a copy in another stream may be under way: only one of them takes effect.
+        if undoes(item).is_some()
+            && let Some((id, _)) = asked
+        {
+            requests::lock(work, &id)?;
+        }
         let known = asked.and_then(|(id, _)| requests::get(work, &id));
         if known.is_some() && item.update.undoes.is_none() && !careful {
             return Ok(End::RollBack(Attempt::Careful));

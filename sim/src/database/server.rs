@@ -152,6 +152,10 @@ impl Data {
     pub fn commit(&mut self, tx: TxId) {
         let Some(open) = self.end(tx) else { return };
         if !open.writes.is_empty() {
+            for done in &open.log {
+                let (seq, effect, rows) = (done.seq.0, done.effect, done.rows);
+                tracing::debug!(stream = done.stream.0, seq, ?effect, rows, "committed");
+            }
             let finding = self.store.commit(open.writes, &open.log);
             self.findings.extend(finding);
         }

@@ -66,6 +66,10 @@ impl Ask<'_> {
             // Its client has been told that it is final.
             return Ok(Done::Not("final"));
         }
+        // The undo of a copy in another stream may be under way: only one of them takes effect.
+        if let Some(id) = &row.update.request_id {
+            requests::lock(work, id)?;
+        }
         let known = row
             .update
             .request_id

@@ -57,10 +57,16 @@ BEGIN
             LEFT JOIN prism.watermark w ON w.key = s.key
             WHERE s.seq > coalesce(w.applied, 0);
     END IF;
+    IF p_careful THEN
+        v_leave := prism.claim_requests(p_stream, p_first, p_requests, p_bodies);
+    END IF;
     -- What was refused here, or undone already, has nothing to be undone.
     IF cardinality(p_undo_item) > 0 THEN
+        -- The undo of a copy in another stream may be under way: only one of them takes effect.
+        PERFORM FROM prism.request q WHERE q.request_id = ANY (p_undo_request)
+            ORDER BY q.request_id FOR NO KEY UPDATE;
         PERFORM prism.await_held(p_undo_item, p_undo_request, p_undo_body);
-        SELECT array_agg(u.item) INTO v_leave
+        SELECT v_leave || array_agg(u.item) INTO v_leave
             FROM unnest(p_undo_item, p_undo_seq, p_undo_request, p_undo_body)
                 AS u (item, seq, request_id, body)
             WHERE EXISTS (SELECT FROM prism.rejected j
@@ -70,9 +76,6 @@ BEGIN
                           WHERE q.request_id = u.request_id
                             AND coalesce(q.body_digest = u.body, true)
                             AND (q.state = 'u' OR q.state = 'r' AND q.seq IS NOT NULL));
-    END IF;
-    IF p_careful THEN
-        v_leave := v_leave || prism.claim_requests(p_stream, p_first, p_requests, p_bodies);
     END IF;
     IF v_leave IS NOT NULL THEN
         v_skip := array_fill(false, ARRAY[v_count]);

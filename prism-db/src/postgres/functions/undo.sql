@@ -39,6 +39,9 @@ BEGIN
     ELSIF p_of_held THEN
         r_outcome := 'final';
     ELSE
+        -- The undo of a copy in another stream may be under way: only one of them takes effect.
+        PERFORM FROM prism.request q
+            WHERE q.request_id = v_row.request_id FOR NO KEY UPDATE;
         PERFORM FROM prism.request q
             WHERE q.request_id = v_row.request_id AND q.state = 'u';
         IF FOUND THEN
