@@ -41,8 +41,12 @@ const RETRIED: &str = "UPDATE prism.rejected SET resolution = 'retried', told = 
 const EXECUTED: &str = "UPDATE prism.request SET state = 'c', answer = NULL
     WHERE request_id = $1 AND stream = $2 AND seq = $3 AND state = 'r'";
 
+/// Whichever of its copies is the one on record.
 const UNDONE: &str = "UPDATE prism.request SET state = 'u', answer = NULL
-    WHERE request_id = $1 AND stream = $2 AND seq = $3 AND state = 'c'";
+    WHERE request_id = $1 AND coalesce(body_digest = $2, true) AND state = 'c'";
+
+const IS_UNDONE: &str = "SELECT state = 'u' AND coalesce(body_digest = $2, true)
+    FROM prism.request WHERE request_id = $1 FOR NO KEY UPDATE";
 
 const FORGET: &str =
     "DELETE FROM prism.request WHERE request_id = $1 AND state = 'r' AND seq IS NULL";
@@ -238,11 +242,23 @@ impl PgDatabase {
             params.push_old(0, installed.old_columns, &update.old)?;
         }
         let statement = update.statement;
+        let request = update.request_id.map(super::params::Uuid);
+        let body = installed.body(&update.params).0.to_vec();
         self.call_once(move |session, gate| {
             transaction(session, gate, |session| {
                 session.query(APART, &[])?;
                 if session.query(LOCK, &[&row.id])?.is_empty() {
                     return Ok(Retried::Unknown);
+                }
+                if row.update.undoes.is_some() {
+                    let known = session.query(IS_UNDONE, &[&request, &body])?;
+                    if let Some(known) = known.first()
+                        && column(known, 0)?
+                    {
+                        // By the undo of its copy in another stream.
+                        session.execute(RETRIED, &[&row.id])?;
+                        return Ok(Retried::Applied(0));
+                    }
                 }
                 session.client.batch_execute(
                     "SET CONSTRAINTS ALL IMMEDIATE;
@@ -258,13 +274,13 @@ impl PgDatabase {
                 }
                 let rows: Option<i64> = column(answer, 4)?;
                 session.execute(RETRIED, &[&row.id])?;
-                let undoes = row.update.undoes;
-                if let (Some(id), Some(seq)) = (row.update.request_id, undoes.or(row.seq)) {
-                    let id = super::params::Uuid(id);
-                    let seq = seq.0.cast_signed();
-                    let known = if undoes.is_some() { UNDONE } else { EXECUTED };
-                    session.execute(known, &[&id, &row.stream, &seq])?;
-                }
+                match (row.update.undoes, row.seq) {
+                    (Some(_), _) => session.execute(UNDONE, &[&request, &body])?,
+                    (None, seq) => {
+                        let seq = seq.map(|seq| seq.0.cast_signed());
+                        session.execute(EXECUTED, &[&request, &row.stream, &seq])?
+                    }
+                };
                 Ok(Retried::Applied(rows.unwrap_or_default().cast_unsigned()))
             })
         })

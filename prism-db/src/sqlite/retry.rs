@@ -105,10 +105,21 @@ fn run(own: &Own<'_>, row: &RejectedRow) -> Result<u64, DbError> {
         ),
     };
     let sql = sql.ok_or_else(|| DbError::sql("42601", "its statement has no undo", Some(0)))?;
+    let body = body_digest(statement.name(), statement.params(), &update.params);
+    let known = match &update.request_id {
+        Some(id) => request::get(own.db, id)?,
+        None => None,
+    };
+    if update.undoes.is_some()
+        && let Some(known) = &known
+        && known.body == body
+        && matches!(known.state, RequestState::Undone(_))
+    {
+        // By the undo of its copy in another stream.
+        return Ok(0);
+    }
     let rows = outbox::run(own.db, sql, &update.params, &update.old, 0)?;
     if let Some(request_id) = update.request_id {
-        let body = body_digest(statement.name(), statement.params(), &update.params);
-        let known = request::get(own.db, &request_id)?;
         if known.is_none_or(|known| known.body == body) {
             let row = RequestRow {
                 request_id,

@@ -144,6 +144,7 @@ macro_rules! suite {
                     old_values_come_back_and_later_writes_stay,
                     an_undo_that_its_origin_refuses_is_told_everywhere,
                     an_undo_that_a_peer_refuses_is_a_dead_letter_there,
+                    a_retried_undo_of_a_copy_is_one_of_the_request,
                     a_request_of_two_regions_is_undone_once_everywhere,
                     what_was_retried_is_undone_after_all,
                     what_is_gone_or_cannot_be_undone_is_said,

@@ -172,6 +172,38 @@ pub fn an_undo_that_a_peer_refuses_is_a_dead_letter_there<B: Backend>(world: &Wo
     assert!(matches!(state(&world.eu, 1), RequestState::Undone(_)));
 }
 
+/// Both regions that have taken the request take it back; EU can execute the second undo only.
+pub fn a_retried_undo_of_a_copy_is_one_of_the_request<B: Backend>(world: &World<B>) {
+    for (id, retry_first) in [(1, true), (2, false)] {
+        let (mut na, mut asia) = (Seq::ZERO, Seq::ZERO);
+        for (site, seq) in [(&world.asia, &mut asia), (&world.na, &mut na)] {
+            let committed = world.submit(site, &[with_id(world.kills(-500), id)]);
+            *seq = committed[0].seq;
+            world.ship(site, &world.eu);
+        }
+        assert_eq!(world.kills_at(&world.eu), -500);
+        room(world, &world.eu, 900);
+        undo(&world.na, na.0);
+        world.ship(&world.na, &world.eu);
+        room(world, &world.eu, -500);
+        let mut eu = world.eu.open();
+        let letter = eu.rejected(10).expect("rejected")[0].id;
+        let mut retried = || eu.rejected_retry(letter).expect("retried");
+        if retry_first {
+            assert_eq!(retried(), Retried::Applied(1));
+        }
+        undo(&world.asia, asia.0);
+        world.ship(&world.asia, &world.eu);
+        assert_eq!(world.kills_at(&world.eu), 0);
+        if !retry_first {
+            assert_eq!(retried(), Retried::Applied(0));
+        }
+        assert_eq!(world.kills_at(&world.eu), 0);
+        assert!(matches!(state(&world.eu, id), RequestState::Undone(_)));
+        assert_eq!(eu.rejected_count().expect("count"), 0);
+    }
+}
+
 pub fn a_request_of_two_regions_is_undone_once_everywhere<B: Backend>(world: &World<B>) {
     for site in [&world.na, &world.eu] {
         world.submit(site, &[with_id(world.kills(1), 1)]);

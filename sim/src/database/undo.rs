@@ -260,6 +260,18 @@ impl Client {
                 return Ok(End::Commit(Retried::Unknown));
             }
             work.step(Point::Statement)?;
+            let body = installed.body(&update.params);
+            if let (Some(_), Some(id)) = (update.undoes, update.request_id) {
+                requests::lock(work, &id)?;
+                let known = requests::get(work, &id);
+                // By the undo of its copy in another stream.
+                if known.is_some_and(|known| {
+                    known.row.body == body && matches!(known.row.state, RequestState::Undone(_))
+                }) {
+                    retried(work, row.id)?;
+                    return Ok(End::Commit(Retried::Applied(0)));
+                }
+            }
             let program = installed.program;
             let result = match update.undoes {
                 None => program.run(work, &update.params),
@@ -270,16 +282,14 @@ impl Client {
             let rows = result?;
             retried(work, row.id)?;
             log_retried(work, row, rows);
-            let place = update.undoes.or(row.seq);
             requests::change(work, update.request_id, |known| {
-                if known.stream != row.stream || known.seq != place {
-                    return None;
-                }
                 match (&known.state, update.undoes) {
-                    (RequestState::Refused { .. }, None) => Some(RequestState::Committed),
-                    (RequestState::Committed, Some(_)) => Some(RequestState::Undone(
-                        prism_db::modelling::undone_elsewhere(&row.stream),
-                    )),
+                    (RequestState::Refused { .. }, None) => (known.stream == row.stream
+                        && known.seq == row.seq)
+                        .then_some(RequestState::Committed),
+                    (RequestState::Committed, Some(_)) => (known.body == body).then(|| {
+                        RequestState::Undone(prism_db::modelling::undone_elsewhere(&row.stream))
+                    }),
                     _ => None,
                 }
             })?;
