@@ -25,7 +25,8 @@ pub enum Event {
         peer: RegionId,
         /// Acknowledged position stored in the lane row.
         acked: Position,
-        /// Epoch of the own stream.
+        /// Newest of the own stream. If the lane's peer says that it has another update of this
+        /// number, the lane stops.
         own: Position,
     },
     /// Another node of this region holds the lane now; stop sending.

@@ -279,6 +279,23 @@ fn how_far_a_lane_is_is_told_again_when_the_host_has_lost_it() {
     assert_eq!(sim.nodes[0].acked.get(&1), Some(&20));
 }
 
+/// EU's database has the twentieth update of a history that NA's has lost, and NA has numbered another
+/// one so: nobody would ever see it if nothing else was written.
+#[test]
+fn a_lane_at_rest_stops_when_its_peer_has_another_update_under_the_newest_number() {
+    let mut sim = warm(6);
+    sim.dbs[0].outbox.last_mut().expect("updates").0 = Tag(0xbad);
+    sim.hold(0);
+    sim.run_for(SEC);
+    assert_eq!(stopped(&sim), [Verdict::Forked]);
+    // A lane that is behind is none that stands against anything.
+    let mut sim = warm(6);
+    submit(&mut sim, 1);
+    sim.hold(0);
+    sim.run_until(10 * SEC, Sim::settled);
+    assert_eq!(sim.applied(1, 0), 21);
+}
+
 /// EU1 keeps an update that continues another history than its database has. Its sender is gone: so
 /// is the update, and the alarm (a standby would keep both for ever).
 #[test]

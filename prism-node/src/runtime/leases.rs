@@ -20,13 +20,13 @@ use std::time::Duration;
 
 use prism_db::{Database, DbError, LaneRow};
 use prism_net::{Command, Handle};
-use prism_proto::{Event, Position, RegionId, Seq};
+use prism_proto::{Event, LaneStats, Position, RegionId, Seq};
 
 use super::alarms::name;
 use super::board::{Board, lane_subject};
 use super::identity::Identity;
 use super::threads::Whole;
-use decide::{ASK_AGAIN, Memory, Parting, QUIET, Step, View, decide};
+use decide::{ASK_AGAIN, Memory, Parting, QUIET, Step, View, contradicts, decide};
 pub(super) use held::{Held, LEASE, Stopped};
 
 /// Leases are renewed this often.
@@ -291,7 +291,8 @@ impl LeaseWorker {
 
     fn hold(&mut self, peer: RegionId, at: Instant, row: &LaneRow) -> Result<(), DbError> {
         let now = Instant::now();
-        let engine = self.engine_acked(peer);
+        let lane = self.engine_lane(peer);
+        let newest = self.board.lock().newest;
         let memory = self.memory.entry(peer).or_insert_with(|| Memory::new(now));
         let fresh = self.held.renewed(peer, at);
         if fresh {
@@ -299,7 +300,9 @@ impl LeaseWorker {
             memory.progress = now;
             memory.direct = None;
         } else if now - memory.held_since < TOLD
-            || engine.is_some_and(|engine| !memory.row_stays_behind(row.acked, engine))
+            || lane.is_some_and(|lane| {
+                !memory.row_stays_behind(row.acked, lane.acked) && !contradicts(&lane, newest)
+            })
         {
             return Ok(());
         }
@@ -322,15 +325,15 @@ impl LeaseWorker {
         Ok(())
     }
 
-    /// How far the lane is, if the engine holds it, by the last figures.
-    fn engine_acked(&self, peer: RegionId) -> Option<Position> {
+    /// The lane, if the engine holds it, by the last figures.
+    fn engine_lane(&self, peer: RegionId) -> Option<LaneStats> {
         let state = self.board.lock();
         let lane = state.snapshot.lanes.get(usize::from(peer.0));
-        lane.filter(|lane| lane.held).map(|lane| lane.acked)
+        lane.filter(|lane| lane.held).copied()
     }
 
     fn lost(&self, peer: RegionId, why: Parting) {
-        if self.held.forget(peer) || self.engine_acked(peer).is_some() {
+        if self.held.forget(peer) || self.engine_lane(peer).is_some() {
             self.announce(peer, why);
         }
     }
@@ -378,7 +381,7 @@ impl LeaseWorker {
         let names = Arc::clone(&self.board.names);
         let mut held = self.held.take();
         // One that ran out while the engine was being told of it.
-        let told = |peer: &RegionId| self.engine_acked(*peer).is_some() && !held.contains(peer);
+        let told = |peer: &RegionId| self.engine_lane(*peer).is_some() && !held.contains(peer);
         let told: Vec<_> = names.peers().filter(told).collect();
         held.extend(told);
         for peer in held {

@@ -140,6 +140,13 @@ impl<S: Storage> Engine<S> {
         self.available(own.seq, false, now);
         let lane = &mut self.regions[usize::from(r.0)].lane;
         if lane.is_active() {
+            // The peer's database says what it has, not what was sent to it: it may have had the
+            // update of a history that the own database has lost since, and kept it while a new one
+            // took its number.
+            if lane.acked.seq > Seq::ZERO && lane.acked.seq == own.seq && lane.acked != own {
+                let acked = lane.acked;
+                return self.stop(r, acked, Verdict::Forked);
+            }
             // What the host was told has not come to where it is kept.
             lane.tell_acked |= lane.acked != acked;
             return self.touch_region(r);

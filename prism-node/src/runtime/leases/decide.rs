@@ -100,6 +100,14 @@ impl Memory {
     }
 }
 
+/// Whether the peer of a lane at work has another update than the own database under the newest
+/// number. (Under an older one it is noticed with the next update, which follows the own one.)
+pub(super) fn contradicts(lane: &LaneStats, own: Option<Position>) -> bool {
+    let acked = lane.acked;
+    lane.target.is_some()
+        && own.is_some_and(|own| acked.seq > Seq::ZERO && acked.seq == own.seq && acked != own)
+}
+
 /// One lane as a node of the region sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct View {
@@ -196,6 +204,7 @@ impl Parting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prism_proto::{Epoch, Tag};
 
     const VIEW: View = View {
         place: 0,
@@ -268,6 +277,47 @@ mod tests {
         // Held by another one, who may get it through.
         assert_eq!(decide(&given_up(3)), Step::Leave);
         assert_eq!(decide(&given_up(11)), Step::Want);
+    }
+
+    #[test]
+    fn a_row_stays_behind_when_it_has_not_followed_from_one_look_to_the_next() {
+        let at = |seq| Position {
+            seq: Seq(seq),
+            ..Position::default()
+        };
+        let mut memory = Memory::new(Instant::now());
+        assert!(!memory.row_stays_behind(at(5), at(5)));
+        // Something is just being written down.
+        assert!(!memory.row_stays_behind(at(5), at(6)));
+        assert!(!memory.row_stays_behind(at(6), at(7)));
+        assert!(memory.row_stays_behind(at(6), at(7)));
+        assert!(!memory.row_stays_behind(at(7), at(7)));
+        assert!(!memory.row_stays_behind(at(6), at(7)), "anew");
+    }
+
+    #[test]
+    fn two_updates_under_the_newest_number_contradict_each_other() {
+        let at = |seq, tag| Position {
+            epoch: Epoch(1),
+            seq: Seq(seq),
+            tag: Tag(tag),
+        };
+        let mut lane = LaneStats::default();
+        lane.acked = at(5, 50);
+        lane.target = Some(Target::Direct);
+        assert!(!contradicts(&lane, None));
+        assert!(!contradicts(&lane, Some(at(5, 50))));
+        assert!(contradicts(&lane, Some(at(5, 51))));
+        // The own row is read now and then.
+        assert!(!contradicts(&lane, Some(at(4, 40))));
+        assert!(!contradicts(&lane, Some(at(6, 60))));
+        // It has stopped: that is looked at again in its own time.
+        lane.target = None;
+        assert!(!contradicts(&lane, Some(at(5, 51))));
+        // Nothing was written yet, also not in a stream that has begun anew.
+        lane.target = Some(Target::Direct);
+        lane.acked = Position::default();
+        assert!(!contradicts(&lane, Some(at(0, 0))));
     }
 
     #[test]
