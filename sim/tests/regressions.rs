@@ -14,3 +14,18 @@ fn a_node_does_not_spin_while_an_awaited_write_hangs() {
     comes_through(Case::small(12));
     comes_through(Case::small(17));
 }
+
+/// A region that was rebuilt has the donor's rows, which its own bounds may not allow: it refuses to
+/// take back what it has from there. That is told (`undo-refused`), and was found to be a difference.
+#[test]
+fn an_undo_that_a_rebuilt_region_refuses_is_told_and_no_other_row_differs() {
+    comes_through(Case::small(44501));
+    comes_through(Case::small(117031));
+}
+
+/// A lease ran out while its new holder still read where to begin: it began all the same, beside a
+/// sibling, and nobody stopped it.
+#[test]
+fn a_node_that_gets_a_lane_too_late_does_not_deliver_it() {
+    comes_through(Case::full(17078));
+}

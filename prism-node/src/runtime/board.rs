@@ -593,4 +593,37 @@ mod tests {
         assert_eq!((lane.acked, lane.lag_updates), (50, 50));
         assert_eq!(board.remaining(&board.lock()), [("EU".to_owned(), 50)]);
     }
+
+    #[test]
+    fn a_node_of_no_use_says_nothing_of_streams_and_keeps_the_rest() {
+        let board = board();
+        let raise = |name, subject: &str| board.raise(name, subject, "so".into(), "mend");
+        for name in [
+            name::PARKED,
+            name::FORK,
+            name::STALE,
+            name::PEER_WAITING,
+            name::ROWS_MISSING,
+            name::DIRECT,
+        ] {
+            raise(name, &lane_subject("EU"));
+        }
+        for name in [
+            name::STREAM_PARKED,
+            name::DEPENDENCY,
+            name::STUCK,
+            name::FORK,
+        ] {
+            raise(name, "EU");
+        }
+        // Why it is of no use, and what has happened: these are of this region.
+        raise(name::FORK, "");
+        raise(name::UNDO_REFUSED, "EU 5");
+        board.clear_streams();
+        let mut left: Vec<_> = (board.status().alarms.into_iter())
+            .map(|alarm| alarm.name)
+            .collect();
+        left.sort_unstable();
+        assert_eq!(left, [name::FORK, name::UNDO_REFUSED]);
+    }
 }

@@ -144,7 +144,7 @@ impl Host for LoopHost {
     fn snapshot(&mut self, snapshot: &Snapshot) {
         self.board.snapshot(snapshot);
         // Whatever the lease worker may be waiting for. If the queue is full: in a second.
-        for peer in self.held.expired() {
+        for peer in self.held.unfounded(snapshot) {
             let _ = self
                 .handle
                 .try_send(Command::Event(Event::LaneLost { peer }));

@@ -307,6 +307,11 @@ impl LeaseWorker {
             return Ok(());
         }
         let region = self.database.region()?;
+        if !self.held.holds(peer) {
+            // It has run out meanwhile.
+            self.lost(peer, Parting::Late);
+            return Ok(());
+        }
         let own = Position {
             epoch: region.epoch,
             seq: Seq(region.next_seq.0.saturating_sub(1)),

@@ -81,7 +81,8 @@ pub fn heard(cluster: &Cluster, index: usize, region: usize, answer: &Answer) {
 }
 
 /// A failure that means that the update has no effect and will have none.
-fn says_nothing_was_done(answer: &Answer) -> bool {
+#[must_use]
+pub fn says_nothing_was_done(answer: &Answer) -> bool {
     matches!(
         answer,
         Answer::Failed(

@@ -34,7 +34,8 @@ struct Judge<'c> {
     tables: Vec<Tables>,
     /// Of every request, what each region has on record.
     records: Vec<Vec<Option<RequestRow>>>,
-    /// Updates that a region has not executed although others have: dead letters, skipped ones.
+    /// Updates that a region has not executed although others have (dead letters, skipped ones), or has
+    /// not undone.
     left_out: BTreeSet<(RegionKey, Seq)>,
     /// Those of them that were refused.
     refused: BTreeSet<(RegionKey, Seq)>,
@@ -55,6 +56,14 @@ impl<'c> Judge<'c> {
                 }
                 if one.effect == Effect::Rejected {
                     refused.insert((one.stream, one.seq));
+                }
+            }
+            // An undo that a region has refused leaves there what the others have taken back. (One that was
+            // rebuilt has the donor's rows, which its own bounds may not allow.)
+            for letter in server.letters() {
+                let is_open = letter.resolution.is_none_or(|how| how == "dropped");
+                if let Some(undone) = letter.update.undoes.filter(|_| is_open) {
+                    left_out.insert((RegionKey::of(&letter.stream), undone));
                 }
             }
         }

@@ -309,20 +309,11 @@ fn ask(cluster: &Rc<Cluster>, index: usize, home: usize, patience: Duration, rng
             sleep(Duration::from_millis(rng.of(50..600)));
             continue;
         };
-        let again = matches!(
-            &answer,
-            Answer::Failed(
-                Failure::Unavailable(_)
-                    | Failure::NotReady(_)
-                    | Failure::Busy
-                    | Failure::Locked(_)
-                    | Failure::NotBegun
-                    | Failure::Spooling
-                    | Failure::Journal(_)
-                    | Failure::Unknown(_)
-                    | Failure::Draining
-            )
-        );
+        let again = answers::says_nothing_was_done(&answer)
+            || matches!(
+                &answer,
+                Answer::Failed(Failure::Unknown(_) | Failure::Draining)
+            );
         {
             let op = &cluster.requests.borrow()[index].op;
             let said = format_args!("request {index} at {region}, {op:?}: {answer:?}");

@@ -36,8 +36,8 @@ use std::time::Duration;
 
 use prism_db::catalogue::Catalogue;
 use prism_db::{
-    Committed, Database, DbError, Hlc, OpenOptions, OutboxFigures, RegionRow, RequestRow,
-    Submission, Topology,
+    Committed, Database, DbError, Hlc, OpenOptions, OutboxFigures, RegionRow, RejectedRow,
+    RequestRow, Submission, Topology,
 };
 use prism_proto::{Epoch, Position, RegionKey, Seq, Tag};
 
@@ -304,6 +304,16 @@ impl ModelServer {
             }
         }
         tables
+    }
+
+    /// All dead letters, also those that were dealt with.
+    #[must_use]
+    pub fn letters(&self) -> Vec<RejectedRow> {
+        let data = self.0.data();
+        let (from, to) = (Key::Rejected(i64::MIN), Key::Rejected(i64::MAX));
+        let rows = data.store.range(Included(&from), Included(&to));
+        rows.map(|(_, row)| row.clone().rejected().row.clone())
+            .collect()
     }
 
     /// What has been done with every update, in the order of the commits.

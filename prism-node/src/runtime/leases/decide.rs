@@ -348,4 +348,31 @@ mod tests {
         assert!(memory.gets_through(&lane, false, after(7_400)));
         assert!(!memory.gets_through(&lane, false, after(7_600)));
     }
+
+    /// Once may be that the last acknowledgement is on its way to the row.
+    #[test]
+    fn a_row_stays_behind_only_if_nothing_moves_from_look_to_look() {
+        let at = |seq, tag| Position {
+            epoch: Epoch(1),
+            seq: Seq(seq),
+            tag: Tag(tag),
+        };
+        let mut memory = Memory::new(Instant::now());
+        // Always the same, and level: nothing is wrong.
+        assert!(!memory.row_stays_behind(at(5, 5), at(5, 5)));
+        assert!(!memory.row_stays_behind(at(5, 5), at(5, 5)));
+        // The row follows, some way behind.
+        assert!(!memory.row_stays_behind(at(5, 5), at(7, 7)));
+        assert!(!memory.row_stays_behind(at(7, 7), at(9, 9)));
+        assert!(!memory.row_stays_behind(at(7, 7), at(10, 10)));
+        // Neither moves any more.
+        assert!(memory.row_stays_behind(at(7, 7), at(10, 10)));
+        assert!(memory.row_stays_behind(at(7, 7), at(10, 10)));
+        // It has caught up in between: it begins anew.
+        assert!(!memory.row_stays_behind(at(10, 10), at(10, 10)));
+        assert!(!memory.row_stays_behind(at(7, 7), at(10, 10)));
+        // The same number with another tag is another update.
+        assert!(!memory.row_stays_behind(at(10, 11), at(10, 10)));
+        assert!(memory.row_stays_behind(at(10, 11), at(10, 10)));
+    }
 }

@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use prism_net::Snapshot;
 use prism_net::platform::Instant;
 use prism_proto::{RegionId, canary};
 
@@ -32,9 +33,9 @@ impl Held {
         self.with(|held| held.get(&peer).is_some_and(is_running))
     }
 
-    /// True if it is new.
+    /// True if it is new: also where the one before had run out, of which the engine may have been told.
     pub(super) fn renewed(&self, peer: RegionId, at: Instant) -> bool {
-        self.with(|held| held.insert(peer, at).is_none())
+        self.with(|held| !held.insert(peer, at).as_ref().is_some_and(is_running))
     }
 
     pub(super) fn forget(&self, peer: RegionId) -> bool {
@@ -45,8 +46,16 @@ impl Held {
         self.with(|held| mem::take(held).into_keys().collect())
     }
 
+    /// Lanes that the engine delivers without a lease: one that has run out, or that had when the engine
+    /// was told of it. Asked again and again, not only when one ends: what was told may be overtaken.
+    pub(in crate::runtime) fn unfounded(&self, snapshot: &Snapshot) -> Vec<RegionId> {
+        let regions = (0..).map(RegionId).zip(&snapshot.lanes);
+        let delivered = regions.filter(|(_, lane)| lane.held).map(|(peer, _)| peer);
+        delivered.filter(|&peer| !self.holds(peer)).collect()
+    }
+
     /// Takes out those that have not been renewed in time.
-    pub(in crate::runtime) fn expired(&self) -> Vec<RegionId> {
+    pub(super) fn expired(&self) -> Vec<RegionId> {
         self.with(|held| {
             held.extract_if(.., |_, at| !is_running(at))
                 .collect::<Vec<_>>()
@@ -69,5 +78,53 @@ impl Stopped {
 
     pub(super) fn take(&self) -> BTreeSet<RegionId> {
         mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prism_proto::LaneStats;
+
+    const EU: RegionId = RegionId(1);
+
+    fn delivers(held: bool) -> Snapshot {
+        let mut lane = LaneStats::default();
+        lane.held = held;
+        Snapshot {
+            lanes: vec![LaneStats::default(), lane],
+            ..Snapshot::default()
+        }
+    }
+
+    fn long_ago() -> Instant {
+        Instant::now() - LEASE
+    }
+
+    /// The lease worker read the database for so long that its lease ran out, the loop was told, and
+    /// then the worker told the engine to deliver: it did, beside a sibling, until the worker came back
+    /// from its next call.
+    #[test]
+    fn an_engine_that_delivers_without_a_lease_is_told_until_it_stops() {
+        let held = Held::default();
+        assert!(held.renewed(EU, Instant::now()));
+        assert_eq!(held.unfounded(&delivers(true)), []);
+        held.renewed(EU, long_ago());
+        assert_eq!(held.unfounded(&delivers(false)), []);
+        assert_eq!(held.unfounded(&delivers(true)), [EU]);
+        // It was not heard (the queue was full), or overtaken by what was told before.
+        assert_eq!(held.unfounded(&delivers(true)), [EU]);
+        // Also when nobody knows of a lease any more.
+        assert_eq!(held.expired(), [EU]);
+        assert_eq!(held.unfounded(&delivers(true)), [EU]);
+    }
+
+    #[test]
+    fn a_lease_renewed_after_it_ran_out_is_a_new_one() {
+        let held = Held::default();
+        assert!(held.renewed(EU, long_ago()));
+        // The engine may have been told to stop meanwhile.
+        assert!(held.renewed(EU, Instant::now()));
+        assert!(!held.renewed(EU, Instant::now()));
     }
 }
