@@ -77,6 +77,30 @@ fn a_later_write_does_not_overtake_the_undo_of_a_held_update_that_is_just_being_
     assert_eq!(undoes, [None, Some(Seq(1)), None]);
 }
 
+/// A later write of the row waits for a held one, which becomes final. What the later one's undo would
+/// bring back everywhere is what the row was then, not what it was when the waiting began.
+#[test]
+fn what_an_undo_brings_back_is_what_its_update_has_replaced() {
+    let [mut na, _] = regions("replaced");
+    let rename = |to: &str| submission("rename", &[Value::Int(1), Value::Text(to.into())]);
+    let mut holder = na.another();
+    let held = holder
+        .held_begin(&rename("held"), Duration::from_secs(60))
+        .unwrap();
+    na.db.held_publish(&held).unwrap();
+    let mut later = patient(&na);
+    let committed = std::thread::scope(|scope| {
+        let writing = scope.spawn(move || later.submit(&[rename("later")]).unwrap());
+        until("the later write waits for the row", || {
+            na.number(WAITING) == 1
+        });
+        assert!(holder.held_finish(Seq(1)).unwrap());
+        writing.join().unwrap()
+    });
+    let old = &committed[0].update.old;
+    assert_eq!(old[0], Value::Text("held".into()), "{old:?}");
+}
+
 /// An operator runs a dead letter while its undo is being applied (and finds nothing to undo).
 #[test]
 fn a_dead_letter_that_is_retried_while_its_undo_arrives_is_undone_or_not_executed() {

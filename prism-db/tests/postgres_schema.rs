@@ -3,8 +3,10 @@
 
 mod pg;
 
+use std::sync::Arc;
+
 use pg::*;
-use prism_db::{DatabaseUrl, DbError, ErrorClass, Value, migrate};
+use prism_db::{DatabaseUrl, DbError, ErrorClass, OpenOptions, Submission, Value, migrate};
 use prism_proto::Seq;
 
 /// A database of another owner than `prism`, and a second role without any rights.
@@ -165,6 +167,37 @@ fn what_a_statement_lacks_here_is_found_before_it_runs() {
         "{defaults}"
     );
     assert_eq!(na.number("SELECT count(*) FROM users"), 0);
+}
+
+/// What it reads is locked where that is possible; elsewhere it is run as it is.
+#[test]
+fn an_old_query_that_can_not_lock_is_run_all_the_same() {
+    use prism_db::catalogue::{Catalogue, Kind};
+    let na = Region::new(shared(), "counts", "NA");
+    let mut config = statement(
+        "count_kills",
+        "UPDATE users SET kills = kills + 1 WHERE id = $1",
+        &[prism_db::ParamType::Int],
+        Kind::Delta,
+    );
+    config.old = Some("SELECT max(kills) FROM users WHERE id = $1".to_owned());
+    config.undo = Some("UPDATE users SET kills = $old1 WHERE id = $1".to_owned());
+    let catalogue = Arc::new(Catalogue::load(&[config]).unwrap());
+    migrate(&parse(&na.url), &topology("NA"), &catalogue).unwrap();
+    na.sql()
+        .execute("INSERT INTO users (id, kills) VALUES (1, 7)", &[])
+        .unwrap();
+    let statement = catalogue.get("count_kills").unwrap();
+    let submission = Submission {
+        statement: statement.digest(),
+        params: statement.bind(&[Value::Int(1)]).unwrap(),
+        request_id: None,
+    };
+    let options = OpenOptions::new(topology("NA"), Arc::clone(&catalogue));
+    let mut db = open(&na.url, options);
+    assert_eq!(db.check(statement).unwrap(), []);
+    let committed = db.submit(&[submission]).unwrap().remove(0);
+    assert_eq!(committed.update.old, [Value::Int(7)]);
 }
 
 /// As the first version left it, with updates under way.

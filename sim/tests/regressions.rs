@@ -29,3 +29,10 @@ fn an_undo_that_a_rebuilt_region_refuses_is_told_and_no_other_row_differs() {
 fn a_node_that_gets_a_lane_too_late_does_not_deliver_it() {
     comes_through(Case::full(17078));
 }
+
+/// A rename that had waited for an awaited one remembered the name from before both; its undo brought
+/// that back in the other regions.
+#[test]
+fn an_undo_brings_back_what_its_update_has_replaced() {
+    comes_through(Case::full(302_638));
+}

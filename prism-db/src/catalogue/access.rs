@@ -129,6 +129,10 @@ pub(super) fn add(text: &str, role: Role, access: &mut Access) {
         if is_table {
             let entry = access.entry(Table::new(name)).or_default();
             entry.insert(Privilege::Select);
+            // Its rows are locked until the statement has changed them.
+            if role == Role::Old {
+                entry.insert(Privilege::Update);
+            }
         }
     }
 }
@@ -237,6 +241,6 @@ mod tests {
             assert_eq!(of(text, Role::Write), needs, "{text}");
         }
         let old = "SELECT a FROM t WHERE id = $1";
-        assert_eq!(of(old, Role::Old), "public.t: SELECT");
+        assert_eq!(of(old, Role::Old), "public.t: SELECT UPDATE");
     }
 }

@@ -3,9 +3,11 @@
 use std::error::Error;
 
 use bytes::BytesMut;
+use postgres::error::SqlState;
 use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::fault::{Fault, plain};
+use super::functions;
 use super::session::{APPLICATION_PATH, SEARCH_PATH, Session, column};
 use crate::catalogue::{CatalogueError, Statement, Target, is_deterministic};
 use crate::{DbError, ErrorClass, ParamType};
@@ -46,20 +48,9 @@ fn explain(session: &mut Session, statement: &Statement) -> Result<Vec<Catalogue
         problem,
         fix: fix.to_owned(),
     };
-    let types: Vec<Type> = statement.params().iter().map(|ty| sql_type(*ty)).collect();
     let mut errors = Vec::new();
     for (field, sql) in statement.texts() {
-        let text = format!("EXPLAIN {}", numbered(sql, types.len()));
-        let result = session
-            .client
-            .prepare_typed(&text, &types)
-            .and_then(|prepared| {
-                let nulls = prepared
-                    .params()
-                    .iter()
-                    .map(|_| &Null as &(dyn ToSql + Sync));
-                session.client.query(&prepared, &nulls.collect::<Vec<_>>())
-            });
+        let result = explained(session, statement, sql);
         match result.map_err(|e| plain(&e)) {
             Ok(_) => {}
             Err(
@@ -76,6 +67,17 @@ fn explain(session: &mut Session, statement: &Statement) -> Result<Vec<Catalogue
         }
     }
     if errors.is_empty()
+        && let Some(old) = statement.old()
+        && let Err(refused) = lock(session, statement, old)
+        && refused.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+    {
+        errors.push(error(
+            "old",
+            format!("what it reads can not be locked until the statement has changed it: {refused}"),
+            "GRANT UPDATE on that table (or on one of its columns) to the nodes' role, and run `prism migrate`",
+        ));
+    }
+    if errors.is_empty()
         && let Some(target) = statement.insert()
     {
         let defaults = unnamed(session, target)?.into_iter();
@@ -85,6 +87,33 @@ fn explain(session: &mut Session, statement: &Statement) -> Result<Vec<Catalogue
         }));
     }
     Ok(errors)
+}
+
+/// EXPLAIN of one of its texts, with NULL for everything.
+fn explained(
+    session: &mut Session,
+    statement: &Statement,
+    sql: &str,
+) -> Result<(), postgres::Error> {
+    let types: Vec<Type> = statement.params().iter().map(|ty| sql_type(*ty)).collect();
+    let text = format!("EXPLAIN {}", numbered(sql, types.len()));
+    let prepared = session.client.prepare_typed(&text, &types)?;
+    let nulls = prepared
+        .params()
+        .iter()
+        .map(|_| &Null as &(dyn ToSql + Sync));
+    let nulls: Vec<_> = nulls.collect();
+    session.client.query(&prepared, &nulls).map(drop)
+}
+
+/// The same of its `old` query as it is run: see [`functions::old`].
+pub(super) fn lock(
+    session: &mut Session,
+    statement: &Statement,
+    old: &str,
+) -> Result<(), postgres::Error> {
+    let sql = format!("SELECT FROM (\n{old}\n) AS prism_old{}", functions::LOCK);
+    explained(session, statement, &sql)
 }
 
 /// `$old1` as the parameter behind the others, its type left to the server. (Inside a string it

@@ -28,7 +28,7 @@ struct Leaf<'a> {
     branch: &'a Branch,
 }
 
-/// `CREATE FUNCTION` for a statement's text and for its `old` query.
+/// `CREATE FUNCTION` for a statement's text.
 pub(super) fn statement(id: i32, statement: &Statement) -> String {
     let types = statement
         .params()
@@ -39,7 +39,7 @@ pub(super) fn statement(id: i32, statement: &Statement) -> String {
     let sql = statement.sql();
     let quote = quote(sql);
     // The names of variables are such that no column has them; where one has, the column wins.
-    let mut text = format!(
+    format!(
         "CREATE OR REPLACE FUNCTION prism.s_{id}({types}) RETURNS bigint LANGUAGE plpgsql AS {quote}
 #variable_conflict use_column
 DECLARE prism_rows_affected bigint;
@@ -53,35 +53,43 @@ END
 COMMENT ON FUNCTION prism.s_{id}({types}) IS 'statement {name}';
 ",
         name = statement.name().replace('\'', "''"),
-    );
-    if let Some(old) = statement.old() {
-        let quote = self::quote(old);
-        let columns: Vec<_> = (1..=statement.old_columns())
-            .map(|n| format!("prism_old_{n}"))
-            .collect();
-        let values: Vec<_> = columns
-            .iter()
-            .map(|c| format!("{c}::text, pg_catalog.pg_typeof({c})::oid::bigint"))
-            .collect();
-        let _ = write!(
-            text,
-            "CREATE OR REPLACE FUNCTION prism.o_{id}({types}) RETURNS text LANGUAGE plpgsql AS {quote}
+    )
+}
+
+/// `CREATE FUNCTION` for a statement's `old` query. With `lock` it waits, as the statement does next, for
+/// whoever is changing the row: one that only looked would see what was there before, and the undo
+/// would bring that back although it was never what the statement replaced.
+pub(super) fn old(id: i32, statement: &Statement, old: &str, lock: bool) -> String {
+    let types: Vec<_> = statement.params().iter().map(|ty| column(*ty).1).collect();
+    let types = types.join(", ");
+    let quote = quote(old);
+    let columns: Vec<_> = (1..=statement.old_columns())
+        .map(|n| format!("prism_old_{n}"))
+        .collect();
+    let values: Vec<_> = columns
+        .iter()
+        .map(|c| format!("{c}::text, pg_catalog.pg_typeof({c})::oid::bigint"))
+        .collect();
+    format!(
+        "CREATE OR REPLACE FUNCTION prism.o_{id}({types}) RETURNS text LANGUAGE plpgsql AS {quote}
 #variable_conflict use_column
 DECLARE prism_old_values text;
 BEGIN
 SELECT pg_catalog.json_build_array({values})::text INTO prism_old_values FROM (
 {old}
-) AS prism_old ({columns}) LIMIT 1;
+) AS prism_old ({columns}) LIMIT 1{lock};
 RETURN prism_old_values;
 END
 {quote};
 ",
-            values = values.join(", "),
-            columns = columns.join(", "),
-        );
-    }
-    text
+        values = values.join(", "),
+        columns = columns.join(", "),
+        lock = if lock { LOCK } else { "" },
+    )
 }
+
+/// Of the `old` query's rows: nobody may change them, foreign keys may go on pointing at them.
+pub(super) const LOCK: &str = " FOR NO KEY UPDATE";
 
 /// `CREATE FUNCTION` for a statement's undo. The old values come as text; a record that the `old`
 /// query itself has shaped turns them into what its columns are, in this database and now.

@@ -8,14 +8,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postgres::error::SqlState;
 use prism_proto::RegionKey;
 
+use super::check;
 use super::fault::{Fault, plain};
 use super::functions::{self, Branch};
 use super::link::Link;
 use super::read_region;
 use super::role;
-use super::session::{self, Deadlines, Session, check_name, column, too_new};
+use super::session::{self, APPLICATION_PATH, Deadlines, Session, check_name, column, too_new};
 use crate::catalogue::{Catalogue, Statement};
 use crate::{DbError, Migrated, ParamType, Topology, chain};
 
@@ -228,6 +230,24 @@ fn create(session: &mut Session, statement: &Statement, text: &str) -> Result<()
     })
 }
 
+/// Whether the rows that an `old` query reads can be locked: not where it aggregates, nor by a role that
+/// may not update them.
+fn can_lock(session: &mut Session, statement: &Statement, old: &str) -> Result<bool, Fault> {
+    session.client.batch_execute(&format!(
+        "SAVEPOINT prism_old; SET LOCAL search_path = {APPLICATION_PATH}"
+    ))?;
+    let tried = check::lock(session, statement, old);
+    session
+        .client
+        .batch_execute("ROLLBACK TO SAVEPOINT prism_old; RELEASE SAVEPOINT prism_old")?;
+    let no = [
+        SqlState::FEATURE_NOT_SUPPORTED,
+        SqlState::INSUFFICIENT_PRIVILEGE,
+    ];
+    let why = tried.err().and_then(|error| error.code().cloned());
+    Ok(why.is_none_or(|why| !no.contains(&why)))
+}
+
 /// All versions, current or not; (re)creates what takes them back.
 fn branches(session: &mut Session) -> Result<Vec<Branch>, Fault> {
     let rows = session.client.query(
@@ -245,6 +265,12 @@ fn branches(session: &mut Session) -> Result<Vec<Branch>, Fault> {
         let id = column(&row, 0)?;
         // Rules may have become stricter since; what was undone by the old ones still is.
         let statement = Statement::from_definition(column(&row, 3)?).ok();
+        let old = statement.as_ref().and_then(|s| Some((s, s.old()?)));
+        if let Some((statement, old)) = old {
+            let lock = can_lock(session, statement, old)?;
+            let text = functions::old(id, statement, old, lock);
+            create(session, statement, &text)?;
+        }
         let undo = statement.as_ref().and_then(|s| Some((s, s.undo()?)));
         if let Some((statement, undo)) = undo {
             let text = functions::undo(id, statement, undo);

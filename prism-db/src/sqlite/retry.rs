@@ -119,17 +119,17 @@ fn run(own: &Own<'_>, row: &RejectedRow) -> Result<u64, DbError> {
         return Ok(0);
     }
     let rows = outbox::run(own.db, sql, &update.params, &update.old, 0)?;
-    if let Some(request_id) = update.request_id {
-        if known.is_none_or(|known| known.body == body) {
-            let row = RequestRow {
-                request_id,
-                body,
-                stream: row.stream.clone(),
-                seq: update.undoes.or(row.seq),
-                state,
-            };
-            request::put(own.db, &row)?;
-        }
+    if let Some(request_id) = update.request_id
+        && known.is_none_or(|known| known.body == body)
+    {
+        let row = RequestRow {
+            request_id,
+            body,
+            stream: row.stream.clone(),
+            seq: update.undoes.or(row.seq),
+            state,
+        };
+        request::put(own.db, &row)?;
     }
     Ok(rows)
 }

@@ -40,23 +40,22 @@ impl Program {
         }
     }
 
-    /// What the `old` query gives.
-    pub fn old(self, work: &mut Work<'_>, params: &[Value]) -> Vec<Value> {
-        let account = |work: &mut Work<'_>| {
-            let key = Key::Account(text(params.first())?);
-            work.get(&key).map(Row::account)
-        };
-        match self {
-            Self::Rename => {
-                let row = account(work);
-                vec![row.map_or(Value::Null, |row| value(row.name.as_ref()))]
-            }
-            Self::Close => match account(work) {
-                Some(row) => vec![Value::Int(row.n), value(row.name.as_ref())],
-                None => vec![Value::Null, Value::Null],
-            },
-            _ => Vec::new(),
+    /// What the `old` query gives: `FOR NO KEY UPDATE`.
+    pub fn old(self, work: &mut Work<'_>, params: &[Value]) -> Result<Vec<Value>, Fail> {
+        if !matches!(self, Self::Rename | Self::Close) {
+            return Ok(Vec::new());
         }
+        let row = match text(params.first()) {
+            Some(id) => work.lock_row(&Key::Account(id), Mode::Write)?,
+            None => None,
+        };
+        let row = row.map(Row::account);
+        let n = row.as_ref().map_or(Value::Null, |row| Value::Int(row.n));
+        let name = row.map_or(Value::Null, |row| value(row.name.as_ref()));
+        Ok(match self {
+            Self::Close => vec![n, name],
+            _ => vec![name],
+        })
     }
 
     /// Runs the statement; rows affected.

@@ -87,7 +87,7 @@ impl Batch {
         let params = &self.submissions[index].params;
         let program = self.installed[index].program;
         let executed = work.step(Point::Statement).and_then(|()| {
-            let old = program.old(work, params);
+            let old = program.old(work, params)?;
             let rows = program.run(work, params)?;
             Ok(Executed { rows, old })
         });
