@@ -16,16 +16,13 @@ use std::collections::VecDeque;
 use std::io::IoSliceMut;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pair::{
-    AHEAD, Counter, Kind, Node, PAYLOAD, PER_WRITE, batch, config, free_addresses, held, room,
-    verified,
-};
+use pair::quic::Quic;
+use pair::{AHEAD, Counter, Kind, Lane, PER_WRITE, batch, config, free_addresses, held, verified};
 use prism_net::{Batch, Command, Endpoint, Host, Snapshot, Step};
 use prism_proto::{Epoch, Event, Instant, Notice, Position, Refusal, RegionId, Seq};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
@@ -117,24 +114,13 @@ fn drivers(c: &mut Criterion, kind: Kind, lost: u64) {
     let at = free_addresses();
     let relay = (lost > 0).then(|| Relay::start(at, lost));
     let ends = relay.as_ref().map_or([at[1], at[0]], |relay| relay.ends);
-    let sender = Node::start(kind, 0, [at[0], ends[0]], at[0]);
-    let _receiver = Node::start(kind, 1, [ends[1], at[1]], at[1]);
-    let mut next = 1;
+    let mut lane = Lane::start(kind, at, ends);
     let mut group = c.benchmark_group("loopback_128B");
     group
         .throughput(Throughput::Elements(UPDATES))
         .sample_size(20);
     group.bench_function(format!("drivers_{}/loss_{lost}", kind.name()), |b| {
-        b.iter(|| {
-            let end = next + UPDATES;
-            while next < end {
-                let batch = batch(next, room());
-                sender.handle.send(Command::Committed(batch));
-                next += PER_WRITE;
-                sender.wait(next.saturating_sub(AHEAD));
-            }
-            sender.wait(end - 1);
-        });
+        b.iter(|| lane.send(UPDATES));
     });
     group.finish();
 }
@@ -232,114 +218,15 @@ fn endpoints(c: &mut Criterion, kind: Kind, lost: u64) {
     group.finish();
 }
 
-/// Both ends of a QUIC connection: with the ciphers that rustls prefers (AES-GCM, for which the
-/// processor has instructions), or with the one that our packets have.
-fn quic(chacha: bool) -> (quinn::ServerConfig, quinn::ClientConfig) {
-    use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-    use rustls::crypto::ring::{cipher_suite, default_provider};
-
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
-    let certificate = certified.cert.der().clone();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der())
-        .expect("a key");
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate.clone()).expect("a certificate");
-    let mut provider = default_provider();
-    if chacha {
-        // QUIC's first packets need the second one (RFC 9001, 5.2).
-        provider.cipher_suites = vec![
-            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-            cipher_suite::TLS13_AES_128_GCM_SHA256,
-        ];
-    }
-    let (provider, tls13) = (Arc::new(provider), [&rustls::version::TLS13]);
-    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&tls13)
-        .expect("TLS 1.3")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .expect("a server configuration");
-    let client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&tls13)
-        .expect("TLS 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let server = QuicServerConfig::try_from(server).expect("a server for QUIC");
-    let client = QuicClientConfig::try_from(client).expect("a client for QUIC");
-    (
-        quinn::ServerConfig::with_crypto(Arc::new(server)),
-        quinn::ClientConfig::new(Arc::new(client)),
-    )
-}
-
-/// One QUIC stream between two threads with a runtime each.
 fn quinn(c: &mut Criterion, chacha: bool) {
-    let (server_config, client_config) = quic(chacha);
-    let read = Arc::new(AtomicU64::new(0));
-    let (address_out, address_in) = channel();
-    let counter = read.clone();
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime")
-    };
-    let server = std::thread::spawn(move || {
-        runtime().block_on(async move {
-            let at = SocketAddr::from(([127, 0, 0, 1], 0));
-            let endpoint = quinn::Endpoint::server(server_config, at).expect("loopback");
-            let _ = address_out.send(endpoint.local_addr().expect("bound"));
-            let connection = endpoint
-                .accept()
-                .await
-                .expect("open")
-                .await
-                .expect("client");
-            let mut stream = connection.accept_uni().await.expect("a stream");
-            while let Ok(Some(chunk)) = stream.read_chunk(1 << 16, true).await {
-                counter.fetch_add(chunk.bytes.len() as u64, Ordering::Release);
-            }
-        });
-    });
-    let to = address_in.recv().expect("the server is up");
-    let (orders, todo) = tokio::sync::mpsc::unbounded_channel::<u64>();
-    let client = std::thread::spawn(move || {
-        let mut todo = todo;
-        runtime().block_on(async move {
-            let at = SocketAddr::from(([127, 0, 0, 1], 0));
-            let endpoint = quinn::Endpoint::client(at).expect("loopback");
-            let connecting = endpoint.connect_with(client_config, to, "localhost");
-            let connection = connecting.expect("a name").await.expect("the server");
-            let mut stream = connection.open_uni().await.expect("a stream");
-            let write = PAYLOAD.repeat(PER_WRITE as usize);
-            while let Some(count) = todo.recv().await {
-                for _ in 0..count / PER_WRITE {
-                    stream.write_all(&write).await.expect("the server reads");
-                }
-            }
-            let _ = stream.finish();
-            let _ = stream.stopped().await;
-        });
-    });
-    let mut sent = 0;
+    let mut quic = Quic::start(chacha);
     let mut group = c.benchmark_group("loopback_128B");
     group
         .throughput(Throughput::Elements(UPDATES))
         .sample_size(20);
     let name = if chacha { "quinn_chacha" } else { "quinn" };
-    group.bench_function(format!("{name}/loss_0"), |b| {
-        b.iter(|| {
-            let _ = orders.send(UPDATES);
-            sent += UPDATES * PAYLOAD.len() as u64;
-            while read.load(Ordering::Acquire) < sent {
-                std::thread::sleep(Duration::from_micros(50));
-            }
-        });
-    });
+    group.bench_function(format!("{name}/loss_0"), |b| b.iter(|| quic.send(UPDATES)));
     group.finish();
-    drop(orders);
-    let _ = client.join();
-    let _ = server.join();
 }
 
 fn loopback(c: &mut Criterion) {

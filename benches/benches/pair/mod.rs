@@ -1,6 +1,8 @@
 //! Two nodes' loops with databases that only count, for the benchmarks over UDP.
 #![allow(dead_code)] // Every benchmark uses another part of it.
 
+pub mod quic;
+
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -241,6 +243,36 @@ impl Drop for Node {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+    }
+}
+
+/// A lane between two nodes.
+pub struct Lane {
+    sender: Node,
+    next: u64,
+    _receiver: Node,
+}
+
+impl Lane {
+    /// `ends`: where each of them is reached.
+    pub fn start(kind: Kind, at: [SocketAddr; 2], ends: [SocketAddr; 2]) -> Self {
+        Self {
+            sender: Node::start(kind, 0, [at[0], ends[0]], at[0]),
+            next: 1,
+            _receiver: Node::start(kind, 1, [ends[1], at[1]], at[1]),
+        }
+    }
+
+    /// Commits so many updates and waits until all of them are acknowledged.
+    pub fn send(&mut self, count: u64) {
+        let end = self.next + count;
+        while self.next < end {
+            let batch = batch(self.next, room());
+            self.sender.handle.send(Command::Committed(batch));
+            self.next += PER_WRITE;
+            self.sender.wait(self.next.saturating_sub(AHEAD));
+        }
+        self.sender.wait(end - 1);
     }
 }
 
