@@ -552,12 +552,22 @@ pub trait Database: Send {
         Err(DbError::not_built())
     }
 
-    /// Marks a lane stale (its region has been away for too long), or takes that back.
+    /// Marks a lane stale: its region has been away for too long.
     ///
     /// # Errors
     /// [`DbError`].
-    fn lane_stale(&mut self, peer: &str, stale: bool) -> Result<(), DbError> {
-        let _ = (peer, stale);
+    fn lane_stale(&mut self, peer: &str) -> Result<(), DbError> {
+        let _ = peer;
+        Err(DbError::not_built())
+    }
+
+    /// Takes the mark back, unless something that the region needs is gone (nothing is deleted
+    /// meanwhile). Whether the lane is not stale any more.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    fn lane_back(&mut self, peer: &str) -> Result<bool, DbError> {
+        let _ = peer;
         Err(DbError::not_built())
     }
 

@@ -74,12 +74,30 @@ pub fn submit(db: &mut dyn Database, batch: &[Submission]) -> Vec<Answer> {
 /// `chains` (one for each of `batch`). Behind one that is [`SubmitError::Blocked`] the others of
 /// its chain are [`SubmitError::NotTried`].
 pub fn submit_chains(db: &mut dyn Database, batch: &[Submission], chains: &[usize]) -> Vec<Answer> {
+    parts(db, batch, chains, false)
+}
+
+/// The same for one chain of updates that wait, of which each has to be dealt with before the next one
+/// is executed, also one that is refused: behind the first that is neither committed nor
+/// [`SubmitError::Repeated`] all are [`SubmitError::NotTried`]. Otherwise a refusal that gets lost
+/// before it is on record, and is none when the update is tried again, would let it run behind them.
+pub fn submit_in_turn(db: &mut dyn Database, batch: &[Submission]) -> Vec<Answer> {
+    parts(db, batch, &vec![0; batch.len()], true)
+}
+
+fn parts(
+    db: &mut dyn Database,
+    batch: &[Submission],
+    chains: &[usize],
+    in_turn: bool,
+) -> Vec<Answer> {
     // Every update needs an id, by which it is found again after an ambiguous COMMIT.
     let batch: Vec<_> = batch.iter().cloned().map(identified).collect();
     let mut run = Run {
         db,
         answers: Vec::with_capacity(batch.len()),
         patience: PATIENCE,
+        in_turn,
         blocked: HashSet::new(),
         away: None,
     };
@@ -123,6 +141,8 @@ struct Run<'a> {
     db: &'a mut dyn Database,
     answers: Vec<Answer>,
     patience: u32,
+    /// Behind one that is not taken nothing of its chain is tried, for whatever reason.
+    in_turn: bool,
     /// Chains of which one is blocked, or not tried.
     blocked: HashSet<usize>,
     /// One was not written because the database is away, or nobody knows: then none behind it is,
@@ -174,6 +194,12 @@ impl Run<'_> {
         let error = match attempt(self.db, batch) {
             Ok(committed) => return self.answers.extend(committed.into_iter().map(Ok)),
             Err(DbError::Repeated(known)) if !known.is_empty() => {
+                let reused = known.iter().find(|k| k.body != k.row.body).cloned();
+                if let Some(reused) = reused.filter(|_| self.in_turn) {
+                    let index = reused.index.min(batch.len() - 1);
+                    self.all(&batch[..index], &chains[..index]);
+                    return self.judged(chains[index], on_record(reused));
+                }
                 let known = known.into_iter().map(|k| (k.index, Err(on_record(k))));
                 return self.all_but(batch, chains, known.collect());
             }
@@ -263,6 +289,8 @@ impl Run<'_> {
             SubmitError::Unavailable(_) | SubmitError::Unknown(_) if !chains.is_empty() => {
                 self.away.get_or_insert_with(|| error.clone());
             }
+            SubmitError::Repeated(_) => {}
+            _ if self.in_turn => self.blocked.extend(chains),
             _ => {}
         }
         let answers = std::iter::repeat_n(Err(error.clone()), chains.len());
@@ -283,6 +311,7 @@ impl Run<'_> {
             db: &mut *self.db,
             answers: Vec::with_capacity(rest.len()),
             patience: self.patience,
+            in_turn: self.in_turn,
             blocked: std::mem::take(&mut self.blocked),
             away: self.away.take(),
         };

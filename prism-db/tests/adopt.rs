@@ -286,7 +286,7 @@ fn the_others_keep_what_the_target_will_need_even_if_they_had_given_it_up() {
     deliver(eu, &committed[..3], na);
     let end = asia.db.position("EU").expect("a position");
     eu.db.lane_acked("AS", end).expect("acknowledged");
-    eu.db.lane_stale("AS", true).expect("stale");
+    eu.db.lane_stale("AS").expect("stale");
 
     run(&adoption(&all, "AS", "NA")).expect("adopted");
     // NA goes on meanwhile, and retention is over.

@@ -57,8 +57,8 @@ fn a_held_update_is_seen_here_when_every_region_has_it() {
         "{again:?}"
     );
     assert_eq!(na.db.settle_held().unwrap(), []);
-    na.db.lane_stale("EU", true).unwrap();
-    na.db.lane_stale("AS", true).unwrap();
+    na.db.lane_stale("EU").unwrap();
+    na.db.lane_stale("AS").unwrap();
     assert_eq!(
         na.db.outbox_trim(Duration::ZERO, 9).unwrap(),
         0,

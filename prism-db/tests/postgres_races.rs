@@ -149,6 +149,37 @@ fn a_dead_letter_that_is_retried_while_its_undo_arrives_is_undone_or_not_execute
     assert_eq!((eu.number(KILLS), retried), (0, Retried::Unknown));
 }
 
+/// What a region misses is just being deleted when its mark is to be taken back.
+#[test]
+fn a_region_is_not_taken_back_while_what_it_misses_is_deleted() {
+    let [mut na, mut eu] = regions("taken_back");
+    na.db.submit(&[kills(1, 1), kills(1, 2)]).unwrap();
+    ship_all(&mut na, &mut eu);
+    let position = eu.db.position("NA").unwrap();
+    na.db.lane_acked("EU", position).unwrap();
+    na.db.lane_stale("AS").unwrap();
+    let mut lock = na.sql();
+    lock.batch_execute("BEGIN; SELECT FROM prism.outbox WHERE seq = 1 FOR UPDATE")
+        .unwrap();
+    let (mut trimming, mut taking) = (patient(&na), patient(&na));
+    std::thread::scope(|scope| {
+        let trimmed = scope.spawn(move || trimming.outbox_trim(Duration::ZERO, 100).unwrap());
+        until("the deletion waits", || na.number(WAITING) == 1);
+        let back = scope.spawn(move || taking.lane_back("AS").unwrap());
+        until("the other one waits as well, or is done", || {
+            na.number(WAITING) == 2 || back.is_finished()
+        });
+        lock.batch_execute("COMMIT").unwrap();
+        assert_eq!(trimmed.join().unwrap(), 2);
+        assert!(!back.join().unwrap());
+    });
+    assert_eq!(
+        na.number("SELECT count(*) FROM prism.lane WHERE stale"),
+        1,
+        "it says that it misses something"
+    );
+}
+
 /// Everything that `from` has published, on its way into another region.
 struct Batch {
     applier: Box<dyn Database>,

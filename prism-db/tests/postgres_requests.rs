@@ -268,17 +268,21 @@ fn backlog_is_told_in_bytes_and_a_stale_region_holds_up_no_trimming() {
 
     // AS has nothing.
     assert_eq!(na.db.outbox_trim(Duration::ZERO, 1000).unwrap(), 0);
-    na.db.lane_stale("AS", true).unwrap();
+    na.db.lane_stale("AS").unwrap();
     assert!(lane(&mut na, "AS").stale);
     assert_eq!(na.db.outbox_trim(Duration::ZERO, 1000).unwrap(), 25);
     assert_eq!(na.db.outbox_figures().unwrap().rows, 25);
     assert_eq!(na.db.outbox_figures().unwrap().bytes, half.backlog);
     assert_eq!(lane(&mut na, "EU").backlog, half.backlog);
-    na.db.lane_stale("AS", false).unwrap();
+    // What it misses is gone.
+    assert!(!na.db.lane_back("AS").unwrap());
+    na.db.lane_acked("AS", at(25)).unwrap();
+    assert!(na.db.lane_back("AS").unwrap());
+    assert!(!lane(&mut na, "AS").stale);
     assert_eq!(na.db.outbox_trim(Duration::ZERO, 1000).unwrap(), 0);
     // With nobody left to wait for, nothing stays.
-    na.db.lane_stale("AS", true).unwrap();
-    na.db.lane_stale("EU", true).unwrap();
+    na.db.lane_stale("AS").unwrap();
+    na.db.lane_stale("EU").unwrap();
     assert_eq!(na.db.outbox_trim(Duration::ZERO, 1000).unwrap(), 25);
     assert_eq!(na.db.region().unwrap().next_seq, Seq(51));
     assert_eq!(
@@ -342,8 +346,8 @@ fn a_dead_holder_does_not_keep_its_lane_for_an_hour_when_the_clock_goes_back() {
 fn trimming_leaves_no_hole_in_what_a_restored_region_is_refilled_from() {
     let mut na = Region::new(shared(), "hole_na", "NA");
     na.db.submit(&[user(1), kills(1, 1), kills(1, 1)]).unwrap();
-    na.db.lane_stale("AS", true).unwrap();
-    na.db.lane_stale("EU", true).unwrap();
+    na.db.lane_stale("AS").unwrap();
+    na.db.lane_stale("EU").unwrap();
     na.sql()
         .batch_execute("UPDATE prism.outbox SET at = at - interval '2 hours' WHERE seq = 2")
         .unwrap();

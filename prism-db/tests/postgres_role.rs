@@ -101,7 +101,7 @@ fn the_whole_ladder_runs_with_the_role_of_the_nodes() {
     assert_eq!(na.db.lanes().unwrap().len(), 2);
     na.db.lane_lease("EU", "NA1", long).unwrap();
     na.db.lane_want("EU", "NA2", long).unwrap();
-    na.db.lane_stale("EU", true).unwrap();
+    na.db.lane_stale("EU").unwrap();
     na.db.lane_release("EU", "NA1").unwrap();
     na.db.node_claim("NA1", 7, 0).unwrap();
     assert!(na.db.node_beat("NA1", 7).unwrap());

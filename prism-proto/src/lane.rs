@@ -73,6 +73,8 @@ pub(crate) struct Lane<U> {
     pub(crate) attempts: u8,
     pub(crate) direct_busy: bool,
     pub(crate) direct_failed: bool,
+    /// The direct path has not said yet where the peer's database is.
+    pub(crate) direct_ask: bool,
     pub(crate) parked: u8,
     /// A rung that has been the better choice since then (policy `fastest`).
     pub(crate) better: Option<(Rung, Instant)>,
@@ -125,6 +127,7 @@ impl<U: AsRef<[UpdateSlot]> + AsMut<[UpdateSlot]>> Lane<U> {
             attempts: 0,
             direct_busy: false,
             direct_failed: false,
+            direct_ask: false,
             parked: 0,
             better: None,
             peer_waiting: None,

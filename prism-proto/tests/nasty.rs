@@ -296,6 +296,23 @@ fn a_lane_at_rest_stops_when_its_peer_has_another_update_under_the_newest_number
     assert_eq!(sim.applied(1, 0), 21);
 }
 
+/// Nobody of EU answers any more, and there is nothing to deliver: its database is asked all the same,
+/// or it would stay as it is until something is written. Once.
+#[test]
+fn a_lane_that_begins_to_write_by_sql_asks_where_the_database_is() {
+    let mut sim = warm(6);
+    sim.run_for(SEC);
+    sim.kill(1);
+    sim.kill(2);
+    sim.dbs[1].applied.get_mut(&0).expect("rows").truncate(7);
+    sim.run_until(60 * SEC, |sim| sim.applied(1, 0) == 20);
+    assert_eq!(sim.target(0, 1), Some(Target::Direct));
+    sim.run_for(SEC);
+    let asked = sim.directs;
+    sim.run_for(60 * SEC);
+    assert_eq!(sim.directs, asked);
+}
+
 /// EU1 keeps an update that continues another history than its database has. Its sender is gone: so
 /// is the update, and the alarm (a standby would keep both for ever).
 #[test]

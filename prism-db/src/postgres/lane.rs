@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use postgres::Row;
-use prism_proto::Position;
+use prism_proto::{Position, Verdict};
 
 use super::fault::Fault;
 use super::session::{Session, column};
-use super::{apply, interval, position, unsigned};
+use super::{apply, interval, outbox, position, unsigned};
 use crate::{DbError, LaneRow};
 
 /// The database's clock decides, at the moment of the call, not at the start of a transaction. What
@@ -55,7 +55,13 @@ const WANT: &str = "UPDATE prism.lane
     SET wanted = $2, wanted_until = clock_timestamp() + $3 * interval '1 microsecond'
     WHERE peer = $1";
 
-const STALE: &str = "UPDATE prism.lane SET stale = $2 WHERE peer = $1 AND stale <> $2";
+const STALE: &str = "UPDATE prism.lane SET stale = true WHERE peer = $1 AND NOT stale";
+
+/// Whoever deletes what only stale lanes miss has locked them ([`outbox`](super::outbox)).
+const MARKED: &str = "SELECT epoch, acked, tag FROM prism.lane
+    WHERE peer = $1 AND stale FOR NO KEY UPDATE";
+
+const BACK: &str = "UPDATE prism.lane SET stale = false WHERE peer = $1";
 
 /// Also backwards: the peer's database may have been restored.
 const ACKED: &str = "UPDATE prism.lane SET epoch = $2, acked = $3, tag = $4
@@ -106,9 +112,23 @@ pub(super) fn want(
     known(peer, changed)
 }
 
-pub(super) fn stale(session: &mut Session, peer: &str, stale: bool) -> Result<(), Fault> {
-    session.execute(STALE, &[&peer, &stale])?;
+pub(super) fn stale(session: &mut Session, peer: &str) -> Result<(), Fault> {
+    session.execute(STALE, &[&peer])?;
     Ok(())
+}
+
+/// In a transaction.
+pub(super) fn back(session: &mut Session, peer: &str) -> Result<bool, Fault> {
+    let rows = session.query(MARKED, &[&peer])?;
+    let Some(marked) = rows.first() else {
+        return Ok(true);
+    };
+    // After the lock: what was deleted before is seen to be gone.
+    let all_there = outbox::verdict(session, position(marked, 0)?)? == Verdict::Matches;
+    if all_there {
+        session.execute(BACK, &[&peer])?;
+    }
+    Ok(all_there)
 }
 
 pub(super) fn acked(session: &mut Session, peer: &str, at: Position) -> Result<(), Fault> {

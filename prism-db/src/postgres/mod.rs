@@ -384,9 +384,16 @@ impl Database for PgDatabase {
         self.call(move |session| lane::want(session, &peer, &node, ttl))
     }
 
-    fn lane_stale(&mut self, peer: &str, stale: bool) -> Result<(), DbError> {
+    fn lane_stale(&mut self, peer: &str) -> Result<(), DbError> {
         let peer = peer.to_owned();
-        self.call(move |session| lane::stale(session, &peer, stale))
+        self.call(move |session| lane::stale(session, &peer))
+    }
+
+    fn lane_back(&mut self, peer: &str) -> Result<bool, DbError> {
+        let peer = peer.to_owned();
+        self.call_once(move |session, gate| {
+            transaction::transaction(session, gate, |session| lane::back(session, &peer))
+        })
     }
 
     fn outbox_figures(&mut self) -> Result<OutboxFigures, DbError> {

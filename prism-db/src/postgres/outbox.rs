@@ -43,16 +43,20 @@ const FIND: &str = "SELECT seq, tag, prev_tag, hlc, rows, undoes, statement, xid
 /// Lanes of another epoch have acknowledged nothing of this one; a peer without a row neither. Stale
 /// ones do not count; without any that counts, nobody waits for anything. Only from the front: times
 /// are not in the order of the numbers (long transactions, a clock that goes back), and a stream with
-/// holes cannot refill a database that is restored.
-const TRIM: &str = "WITH front AS (
+/// holes cannot refill a database that is restored. Stale ones are locked: while their rows are deleted
+/// nobody takes the mark back.
+const TRIM: &str = "WITH marked AS MATERIALIZED (
+        SELECT peer FROM prism.lane WHERE stale FOR SHARE),
+    front AS (
         SELECT seq, at, state FROM prism.outbox
         WHERE seq <= (SELECT coalesce(
                           min(CASE WHEN l.epoch = r.epoch THEN l.acked ELSE 0 END)
-                              FILTER (WHERE l.stale IS NOT TRUE),
+                              FILTER (WHERE m.peer IS NULL),
                           max(r.next_seq) - 1)
                       FROM prism.region r
                       LEFT JOIN unnest($1::text[]) AS p (peer) ON true
-                      LEFT JOIN prism.lane l ON l.peer = p.peer)
+                      LEFT JOIN prism.lane l ON l.peer = p.peer
+                      LEFT JOIN marked m ON m.peer = p.peer)
         ORDER BY seq LIMIT $3)
     DELETE FROM prism.outbox WHERE seq IN (
         SELECT seq FROM front
@@ -226,14 +230,7 @@ impl PgDatabase {
     }
 
     pub(super) fn verify_position(&mut self, position: Position) -> Result<Verdict, DbError> {
-        self.call(move |session| {
-            let region = read_region(session)?;
-            let next = position.seq.next().0.cast_signed();
-            let rows =
-                session.query("SELECT prev_tag FROM prism.outbox WHERE seq = $1", &[&next])?;
-            let tag = rows.first().map(|row| unsigned(row, 0)).transpose()?;
-            Ok(chain::verdict(&region, position, tag.map(Tag)))
-        })
+        self.call(move |session| verdict(session, position))
     }
 
     pub(super) fn trim_outbox(&mut self, retention: Duration, limit: u32) -> Result<u64, DbError> {
@@ -244,6 +241,14 @@ impl PgDatabase {
             Ok(deleted)
         })
     }
+}
+
+pub(super) fn verdict(session: &mut Session, position: Position) -> Result<Verdict, Fault> {
+    let region = read_region(session)?;
+    let next = position.seq.next().0.cast_signed();
+    let rows = session.query("SELECT prev_tag FROM prism.outbox WHERE seq = $1", &[&next])?;
+    let tag = rows.first().map(|row| unsigned(row, 0)).transpose()?;
+    Ok(chain::verdict(&region, position, tag.map(Tag)))
 }
 
 /// With the numbering locked: a transaction that took numbers and is not heard of any more has

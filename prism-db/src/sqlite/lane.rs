@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use prism_proto::Position;
+use prism_proto::{Position, Verdict};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::errors::own;
 use super::ledger::{self, CLOCK, read_position};
+use super::outbox;
 use crate::{DbError, LaneRow, OutboxFigures};
 
 /// The oldest row that the peer does not have starts its backlog. Lanes of another epoch have
@@ -98,11 +99,24 @@ pub(super) fn want(db: &Connection, peer: &str, node: &str, ttl: Duration) -> Re
     Ok(())
 }
 
-pub(super) fn stale(db: &Connection, peer: &str, stale: bool) -> Result<(), DbError> {
+pub(super) fn mark(db: &Connection, peer: &str, stale: bool) -> Result<(), DbError> {
     db.prepare_cached("UPDATE prism_lane SET stale = ?2 WHERE peer = ?1")
         .and_then(|mut update| update.execute(params![peer, stale]))
         .map_err(own)?;
     Ok(())
+}
+
+/// In a transaction that writes: nobody deletes anything meanwhile.
+pub(super) fn back(db: &Connection, peer: &str) -> Result<bool, DbError> {
+    let lanes = all(db)?;
+    let Some(marked) = lanes.iter().find(|lane| lane.peer == peer && lane.stale) else {
+        return Ok(true);
+    };
+    let all_there = outbox::verify(db, marked.acked)? == Verdict::Matches;
+    if all_there {
+        mark(db, peer, false)?;
+    }
+    Ok(all_there)
 }
 
 /// The newest word, also backwards.

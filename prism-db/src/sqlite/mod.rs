@@ -381,8 +381,12 @@ impl Database for Sqlite {
         self.write(|db| lane::want(db, peer, node, ttl))
     }
 
-    fn lane_stale(&mut self, peer: &str, stale: bool) -> Result<(), DbError> {
-        self.write(|db| lane::stale(db, peer, stale))
+    fn lane_stale(&mut self, peer: &str) -> Result<(), DbError> {
+        self.write(|db| lane::mark(db, peer, true))
+    }
+
+    fn lane_back(&mut self, peer: &str) -> Result<bool, DbError> {
+        self.write(|db| lane::back(db, peer))
     }
 
     fn outbox_figures(&mut self) -> Result<OutboxFigures, DbError> {

@@ -171,12 +171,18 @@ pub fn a_stale_lane_keeps_no_rows<B: Backend>(world: &World<B>) {
     let mut db = world.na.open();
     db.lane_acked("EU", position).expect("acked");
     assert_eq!(db.outbox_trim(Duration::ZERO, 100), Ok(0), "AS has nothing");
-    db.lane_stale("AS", true).expect("stale");
+    db.lane_stale("AS").expect("stale");
     assert!(lane(&mut *db, "AS").stale && !lane(&mut *db, "EU").stale);
     assert_eq!(db.outbox_trim(LONG, 100), Ok(0), "too young");
     assert_eq!(db.outbox_trim(Duration::ZERO, 100), Ok(8));
+    // What it misses is gone: the mark stays.
+    assert_eq!(db.lane_back("AS"), Ok(false));
+    assert!(lane(&mut *db, "AS").stale);
     // It is taken back: what is left is kept for it.
-    db.lane_stale("AS", false).expect("back");
+    db.lane_acked("AS", position).expect("acked");
+    assert_eq!(db.lane_back("AS"), Ok(true));
+    assert_eq!(db.lane_back("EU"), Ok(true), "it never was");
+    assert!(!lane(&mut *db, "AS").stale);
     db.lane_acked(
         "EU",
         Position {
@@ -188,7 +194,7 @@ pub fn a_stale_lane_keeps_no_rows<B: Backend>(world: &World<B>) {
     .expect("acked");
     assert_eq!(db.outbox_trim(Duration::ZERO, 100), Ok(0));
     for peer in ["EU", "AS"] {
-        db.lane_stale(peer, true).expect("stale");
+        db.lane_stale(peer).expect("stale");
     }
     assert_eq!(db.outbox_trim(Duration::ZERO, 100), Ok(2), "nobody is left");
 }

@@ -132,6 +132,7 @@ macro_rules! suite {
                     an_ambiguous_commit_is_found_by_its_request_id,
                     nothing_overtakes_an_update_that_the_database_lost_in_between,
                     nothing_overtakes_an_update_that_was_not_tried,
+                    what_runs_in_turn_stops_behind_a_refusal,
                     updates_name_what_their_origin_had_seen,
                 ],
                 types: [

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use prism_db::submit::{SubmitError, submit, submit_chains};
+use prism_db::submit::{SubmitError, submit, submit_chains, submit_in_turn};
 use prism_db::{Submission, Update, Value};
 use prism_proto::{RegionKey, Seq, Tag};
 
 use crate::flaky::{Fate, Flaky};
-use crate::world::{Backend, World, pattern, seqs, text};
+use crate::world::{Backend, World, pattern, seqs, text, with_id};
 
 /// Gapless, and each update names the one before it.
 fn assert_chain(updates: &[(Seq, Vec<u8>)]) -> Vec<Update> {
@@ -245,6 +245,32 @@ pub fn nothing_overtakes_an_update_that_was_not_tried<B: Backend>(world: &World<
     let answers = submit_chains(&mut db, &batch, &[0, 1, 0, 0, 2]);
     assert_eq!(pattern(&answers), "B+--+");
     assert_eq!(world.trace_at(&world.na), "other other too");
+}
+
+/// What waits on disk is told as refused before the next one runs: if nobody hears of the refusal, it
+/// is tried again, and must not come behind them.
+pub fn what_runs_in_turn_stops_behind_a_refusal<B: Backend>(world: &World<B>) {
+    let mut db = world.na.open();
+    let known = with_id(world.append("1"), 1);
+    let batch = [
+        known.clone(),
+        world.append("2"),
+        world.kills(5000),
+        world.append("3"),
+        world.kills(5000),
+    ];
+    db.submit(&[known]).expect("submitted");
+    assert_eq!(pattern(&submit_in_turn(&mut *db, &batch)), "=+R--");
+    assert_eq!(world.trace_at(&world.na), "1 2");
+    assert_eq!(pattern(&submit_in_turn(&mut *db, &batch[3..])), "+R");
+    // The id of another update.
+    let reused = [
+        world.append("4"),
+        with_id(world.append("5"), 1),
+        world.append("6"),
+    ];
+    assert_eq!(pattern(&submit_in_turn(&mut *db, &reused)), "+!-");
+    assert_eq!(world.trace_at(&world.na), "1 2 3 4");
 }
 
 pub fn updates_name_what_their_origin_had_seen<B: Backend>(world: &World<B>) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use prism_db::{Database, DbError, LaneRow, RefusalRow};
 use prism_net::{Command, Handle};
-use prism_proto::{Event, Refusal, RegionId, Verdict, canary};
+use prism_proto::{Event, Refusal, RegionId, canary};
 
 use super::alarms::{adopt, name};
 use super::board::{Board, lane_subject};
@@ -214,13 +214,9 @@ impl Keeper {
                 continue;
             };
             let why = self.too_far(&row);
-            let back = row.stale
-                && why.is_none()
-                && self.database.outbox_verify(row.acked)? == Verdict::Matches;
+            let back = row.stale && why.is_none() && self.database.lane_back(&row.peer)?;
             if why.is_some() && !row.stale {
-                self.database.lane_stale(&row.peer, true)?;
-            } else if back {
-                self.database.lane_stale(&row.peer, false)?;
+                self.database.lane_stale(&row.peer)?;
             }
             let subject = lane_subject(names.region(peer));
             let mut state = self.board.lock();

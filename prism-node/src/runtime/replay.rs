@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prism_db::catalogue::Catalogue;
-use prism_db::submit::{SubmitError, submit_chains};
+use prism_db::submit::{SubmitError, submit_in_turn};
 use prism_db::{Committed, Database, DbError};
 use prism_net::platform::{self, Instant};
 use prism_proto::canary;
@@ -183,15 +183,14 @@ impl Replayer {
         }
         let submissions: Vec<_> = batch.iter().map(Entry::submission).collect();
         let before = self.publisher.before();
-        // One chain: nothing overtakes what stands before it.
-        let results = submit_chains(
-            self.database.as_mut(),
-            &submissions,
-            &vec![0; submissions.len()],
-        );
+        let results = submit_in_turn(self.database.as_mut(), &submissions);
         let results = self.publisher.settle(before, results);
         self.board.lock().counters.submitted += results.iter().flatten().count() as u64;
         for ((number, entry), result) in numbers.into_iter().zip(batch).zip(results) {
+            if result == Err(SubmitError::NotTried) && step.done.is_some() {
+                // The one before it is dealt with now.
+                break;
+            }
             if let Err(stop) = self.settle(&entry, result) {
                 step.stopped = Some(stop);
                 break;

@@ -134,7 +134,11 @@ impl<S: Storage> Engine<S> {
         }
         match rung {
             Rung::Node(_) => self.open(r, true, now),
-            Rung::Direct => lane.phase = Phase::Direct,
+            Rung::Direct => {
+                lane.phase = Phase::Direct;
+                // Also if there is nothing to deliver: the two may have different histories.
+                lane.direct_ask = true;
+            }
             Rung::Parked => {
                 let pause = backoff::next(lane.parked, first, longest, jitter);
                 lane.parked = lane.parked.saturating_add(1);

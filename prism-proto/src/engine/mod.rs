@@ -279,9 +279,10 @@ impl<S: Storage> Engine<S> {
             Phase::Direct
                 if !lane.direct_busy
                     && lane.again_at.is_none()
-                    && (tail > lane.acked.seq || lane.is_unclean()) =>
+                    && (tail > lane.acked.seq || lane.is_unclean() || lane.direct_ask) =>
             {
                 lane.direct_busy = true;
+                lane.direct_ask = false;
                 return Some(Output::Direct {
                     peer: id,
                     after: lane.acked.seq,

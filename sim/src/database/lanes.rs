@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prism_db::{DbError, LaneRow, MAX_LEASE, NodeRow};
-use prism_proto::{Position, RegionKey, Seq};
+use prism_proto::{Position, RegionKey, Seq, Verdict};
 
 use super::apply::unknown;
 use super::client::Client;
@@ -145,9 +145,25 @@ impl Client {
         })
     }
 
-    pub(super) fn mark_stale(&mut self, peer: &str, stale: bool) -> Result<(), DbError> {
+    pub(super) fn mark_stale(&mut self, peer: &str) -> Result<(), DbError> {
         self.write("lane_stale", |work| {
-            change(work, peer, |lane, _| lane.stale = stale).map(drop)
+            change(work, peer, |lane, _| lane.stale = true).map(drop)
+        })
+    }
+
+    pub(super) fn take_back(&mut self, peer: &str) -> Result<bool, DbError> {
+        self.write("lane_back", |work| {
+            let key = Key::Lane(RegionKey::of(peer));
+            let lane = work.lock_row(&key, Mode::Write)?.map(Row::lane);
+            let Some(lane) = lane.filter(|lane| lane.stale) else {
+                return Ok(true);
+            };
+            // After the lock: what was deleted before is seen to be gone.
+            let all_there = super::outbox::verdict(work, lane.acked) == Verdict::Matches;
+            if all_there {
+                change(work, peer, |lane, _| lane.stale = false)?;
+            }
+            Ok(all_there)
         })
     }
 

@@ -51,6 +51,13 @@ fn committed(seq: Seq, row: &Outbox) -> Committed {
     }
 }
 
+/// What the own stream says of a peer's position.
+pub(super) fn verdict(work: &mut Work<'_>, position: Position) -> Verdict {
+    let own = region_row(work);
+    let next = work.get(&Key::Outbox(position.seq.next())).map(Row::outbox);
+    modelling::verdict(&own, position, next.map(|row| row.update.prev_tag))
+}
+
 impl Client {
     pub(super) fn read_outbox(
         &mut self,
@@ -124,12 +131,7 @@ impl Client {
     }
 
     pub(super) fn verify_position(&mut self, position: Position) -> Result<Verdict, DbError> {
-        self.read("outbox_verify", |work| {
-            let own = region_row(work);
-            let next = work.get(&Key::Outbox(position.seq.next())).map(Row::outbox);
-            let tag = next.map(|row| row.update.prev_tag);
-            Ok(modelling::verdict(&own, position, tag))
-        })
+        self.read("outbox_verify", |work| Ok(verdict(work, position)))
     }
 
     /// Only from the front: a stream with holes cannot refill a database that is restored.
@@ -140,6 +142,13 @@ impl Client {
             let mut bound = None;
             for peer in &peers {
                 let lane = work.get(&Key::Lane(*peer)).map(Row::lane);
+                let lane = match lane {
+                    // Nobody takes the mark back meanwhile.
+                    Some(lane) if lane.stale => work
+                        .lock_row(&Key::Lane(*peer), Mode::Write)?
+                        .map(Row::lane),
+                    lane => lane,
+                };
                 // Lanes of another epoch have acknowledged nothing of this one.
                 let acked = match lane {
                     Some(lane) if lane.stale => continue,

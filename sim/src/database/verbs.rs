@@ -186,8 +186,12 @@ impl Database for Client {
         self.want(peer, node, ttl)
     }
 
-    fn lane_stale(&mut self, peer: &str, stale: bool) -> Result<(), DbError> {
-        self.mark_stale(peer, stale)
+    fn lane_stale(&mut self, peer: &str) -> Result<(), DbError> {
+        self.mark_stale(peer)
+    }
+
+    fn lane_back(&mut self, peer: &str) -> Result<bool, DbError> {
+        self.take_back(peer)
     }
 
     fn outbox_figures(&mut self) -> Result<OutboxFigures, DbError> {

@@ -405,7 +405,11 @@ impl Step {
                 String::new()
             }
             Self::Stale(region, peer, stale) => {
-                side.one[*region].lane_stale(REGIONS[*peer], *stale)?;
+                if *stale {
+                    side.one[*region].lane_stale(REGIONS[*peer])?;
+                } else {
+                    side.one[*region].lane_back(REGIONS[*peer])?;
+                }
                 lanes(side, *region)?
             }
             Self::Lanes(region) => lanes(side, *region)?,
@@ -752,7 +756,7 @@ fn unknown(side: &mut Side<'_>, region: usize) -> String {
     text += &failed(db.lane_lease("XX", "N", Duration::from_secs(1)).map(drop));
     text += &failed(db.lane_release("XX", "N"));
     text += &failed(db.lane_acked("XX", Position::default()));
-    text += &failed(db.lane_stale("XX", true));
+    text += &failed(db.lane_stale("XX"));
     text += &failed(db.skip("XX", Seq(1)).map(drop));
     let nobody = Submission {
         statement: Digest([7; 16]),
