@@ -36,3 +36,40 @@ fn a_node_that_gets_a_lane_too_late_does_not_deliver_it() {
 fn an_undo_brings_back_what_its_update_has_replaced() {
     comes_through(Case::full(302_638));
 }
+
+/// Two regions took back their copies of one request at once: a third one took the update back twice.
+#[test]
+fn the_undos_of_two_copies_take_effect_once() {
+    comes_through(Case::full(7093));
+    comes_through(Case::full(11196));
+    comes_through(Case::full(11985));
+}
+
+/// A peer had an update of a history that the own database had lost; another one took its number, and
+/// nothing was written behind it.
+#[test]
+fn a_fork_under_the_newest_number_is_found_although_nothing_is_written() {
+    comes_through(Case::small(36907));
+    comes_through(Case::small(92700));
+}
+
+/// A database was put back while nothing but SQL reached it, and nothing was written.
+#[test]
+fn a_database_that_was_put_back_is_refilled_by_sql_although_nothing_is_written() {
+    comes_through(Case::small(79161));
+    comes_through(Case::small(10056));
+}
+
+/// An update of the journal was refused, nobody could write that down, and it was executed behind those
+/// that had been accepted after it.
+#[test]
+fn what_waits_in_the_journal_runs_in_the_order_in_which_it_was_accepted() {
+    comes_through(Case::full(300_376));
+    comes_through(Case::full(18171));
+}
+
+/// A region's mark was taken back while a sibling deleted what it missed.
+#[test]
+fn a_region_is_taken_back_only_if_all_that_it_misses_is_there() {
+    comes_through(Case::full(9406));
+}

@@ -185,9 +185,12 @@ impl<'c> Judge<'c> {
                     lost("another number,");
                 }
                 // (Of a request that was submitted in two regions, each copy is undone with the other.)
+                // (What a region had applied, and has lost with its database, it may refuse afterwards.)
                 // (Nor is a note's where the row that it names was lost with a database.)
                 (Answer::Applied { .. }, Some(RequestState::Undone(_) | RequestState::Held))
                     if request.regions.len() == 1
+                        && !(0..self.cluster.region_count())
+                            .any(|region| self.cluster.check.had_disaster_at(region))
                         && !(self.excused && matches!(request.op, Op::Note { .. })) =>
                 {
                     self.fail(Invariant::AwaitTellsTruth, format!("{}: {here:?}", who()));
