@@ -42,6 +42,8 @@ fn lanes(cluster: &Cluster, origin: usize, region: &RegionRow) {
         } else {
             Seq(1)
         };
+        // (What was written down before may be written once more, late, by a server that hung.)
+        let next = next.max(at.next());
         if name != own && !is_stale && next < region.next_seq && kept.is_none_or(|k| k > next) {
             let what = format!(
                 "{own} keeps its updates from {kept:?} on, and {name} has acknowledged up to {}",
