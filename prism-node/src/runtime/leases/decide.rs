@@ -280,22 +280,6 @@ mod tests {
     }
 
     #[test]
-    fn a_row_stays_behind_when_it_has_not_followed_from_one_look_to_the_next() {
-        let at = |seq| Position {
-            seq: Seq(seq),
-            ..Position::default()
-        };
-        let mut memory = Memory::new(Instant::now());
-        assert!(!memory.row_stays_behind(at(5), at(5)));
-        // Something is just being written down.
-        assert!(!memory.row_stays_behind(at(5), at(6)));
-        assert!(!memory.row_stays_behind(at(6), at(7)));
-        assert!(memory.row_stays_behind(at(6), at(7)));
-        assert!(!memory.row_stays_behind(at(7), at(7)));
-        assert!(!memory.row_stays_behind(at(6), at(7)), "anew");
-    }
-
-    #[test]
     fn two_updates_under_the_newest_number_contradict_each_other() {
         let at = |seq, tag| Position {
             epoch: Epoch(1),
