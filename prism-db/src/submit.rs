@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use prism_proto::canary;
 
-use crate::{Committed, Database, DbError, ErrorClass, Repeat, Submission};
+use crate::{Committed, Database, DbError, ErrorClass, Repeat, RequestState, Submission};
 
 /// How often a batch that met a deadlock or a serialization failure is tried again at once.
 const RETRIES: u32 = 3;
@@ -356,9 +356,19 @@ fn settle(
 ) -> Result<Vec<Committed>, DbError> {
     tracing::warn!(updates = batch.len(), %why, "ambiguous commit: looking for it in the outbox");
     let mut found = Vec::with_capacity(batch.len());
+    let mut undone = false;
     for submission in batch {
         let id = submission.request_id.unwrap_or_default();
-        match db.outbox_find(&id) {
+        let known = db.outbox_find(&id).and_then(|found| {
+            let row = if found.is_some() {
+                db.request(&id)?
+            } else {
+                None
+            };
+            undone |= row.is_some_and(|row| matches!(row.state, RequestState::Undone(_)));
+            Ok(found)
+        });
+        match known {
             Ok(Some(committed)) => found.push(committed),
             Ok(None) => {
                 return Err(DbError::Unreachable(format!(
@@ -369,6 +379,10 @@ fn settle(
                 return Err(DbError::Ambiguous(format!("{why}; then: {error}")));
             }
         }
+    }
+    if undone {
+        // All of them are on record, and each is told what has become of it.
+        return db.submit(batch);
     }
     Ok(found)
 }

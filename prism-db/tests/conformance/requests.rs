@@ -166,6 +166,25 @@ pub fn a_request_that_was_undone_is_found_itself<B: Backend>(world: &World<B>) {
     assert_eq!(found.as_ref(), committed.first());
 }
 
+/// Whoever asks meanwhile hears that it was undone: so must the one whose COMMIT got no answer.
+pub fn a_request_that_was_undone_after_an_ambiguous_commit_is_told_as_undone<B: Backend>(
+    world: &World<B>,
+) {
+    let once = with_id(world.kills(1), 1);
+    world.submit(&world.na, std::slice::from_ref(&once));
+    let mut db = Flaky::new(world.na.open(), vec![Fate::Lost]);
+    let reason = prism_db::UndoReason::Refused {
+        region: "EU".into(),
+        sqlstate: "23514".into(),
+        message: String::new(),
+    };
+    db.inner.undo(Seq(1), &reason).expect("undone");
+    let answers = submit(&mut db, &[once]);
+    assert_eq!(pattern(&answers), "=");
+    assert_eq!(known(&answers[0]).state, RequestState::Undone(reason));
+    assert_eq!(world.kills_at(&world.na), 0);
+}
+
 pub fn a_refused_request_keeps_its_answer<B: Backend>(world: &World<B>) {
     let mut db = world.na.open();
     let (bad, worse) = (with_id(world.kills(5000), 1), with_id(world.kills(5000), 2));
