@@ -88,7 +88,8 @@ pub struct ApplyOutcome {
 pub struct Applier {
     catalogue: Arc<Catalogue>,
     regions: Arc<[(String, RegionKey)]>,
-    waits: u32,
+    /// What it waited for last, and how often in a row.
+    waits: Option<(ApplyCause, u32)>,
     /// Updates of one transaction, at most. A batch that cannot be done within the statement
     /// timeout, or fails without naming an update, is tried in smaller parts: the whole of it
     /// would meet the same end for ever.
@@ -102,7 +103,7 @@ impl Applier {
         Self {
             catalogue,
             regions,
-            waits: 0,
+            waits: None,
             most: usize::MAX,
         }
     }
@@ -137,13 +138,13 @@ impl Applier {
             rest = &rest[items.len() + 1..];
         }
         if outcome.executed > 0 {
-            self.waits = 0;
+            self.waits = None;
         }
         if let Some(stop) = stopped {
             outcome.wait = Some(self.wait(stop));
         }
         if outcome.wait.is_none() {
-            self.waits = 0;
+            self.waits = None;
         }
         outcome
     }
@@ -477,8 +478,10 @@ impl Applier {
     }
 
     fn wait(&mut self, stop: Stop) -> Wait {
-        let retry_after = backoff(stop.cause, self.waits);
-        self.waits = self.waits.saturating_add(1);
+        let before = self.waits.filter(|(cause, _)| *cause == stop.cause);
+        let waits = before.map_or(0, |(_, waits)| waits);
+        self.waits = Some((stop.cause, waits.saturating_add(1)));
+        let retry_after = backoff(stop.cause, waits);
         Wait {
             cause: stop.cause,
             seq: stop.seq,

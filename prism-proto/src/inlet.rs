@@ -32,6 +32,8 @@ pub(crate) struct Inlet<R> {
     pub(crate) window_bytes: u32,
     pub(crate) busy: Option<Busy>,
     pub(crate) read_wanted: bool,
+    /// Nothing has come for a while: what still waits for something before it waits in vain.
+    pub(crate) quiet: bool,
     pub(crate) retry_at: Option<Instant>,
     pub(crate) untold: Untold,
     pub(crate) gap_since: Option<Instant>,
@@ -52,6 +54,7 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> Inlet<R> {
             window_bytes,
             busy: None,
             read_wanted: false,
+            quiet: false,
             retry_at: None,
             untold: Untold::new(),
             gap_since: None,

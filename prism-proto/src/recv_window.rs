@@ -218,6 +218,12 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> RecvWindow<R> {
         self.extend();
     }
 
+    /// Nothing can be applied, and something is there: what comes before it, or the rest of it, is
+    /// missing.
+    pub(crate) fn waits(&self) -> bool {
+        self.complete < self.base && self.highest >= self.base
+    }
+
     /// The first run of updates that have not arrived at all although a later one has. Looks at
     /// most 64 numbers ahead.
     pub(crate) fn gap(&self) -> Option<(Seq, Seq)> {

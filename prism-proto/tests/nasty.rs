@@ -333,3 +333,51 @@ fn nothing_is_kept_of_a_fork_whose_sender_is_gone() {
     sim.run_until(30 * SEC, |sim| state(sim) == Some(InletState::Running));
     assert_eq!(sim.nodes[1].inbox.bytes(), 0);
 }
+
+/// EU1 could not apply what belongs to another history, and would try again in a while. Meanwhile NA's
+/// database is rebuilt, and its stream has a new numbering: that is looked at without any pause.
+#[test]
+fn a_rebuilt_origin_does_not_wait_for_what_was_wrong_before() {
+    let mut sim = warm(12);
+    sim.dbs[1].epochs.insert(0, Epoch(0xbad));
+    submit(&mut sim, 1);
+    let is_forked = |(_, node, notice): &(u64, usize, Notice)| {
+        let state = InletState::Waiting(ApplyCause::Forked);
+        *node == 1 && matches!(notice, Notice::Inlet { state: now, .. } if *now == state)
+    };
+    sim.run_until(10 * SEC, |sim| sim.log.iter().any(is_forked));
+    sim.dbs[0].outbox.truncate(20);
+    sim.dbs[0].epoch = Epoch(0x4e3);
+    sim.dbs[1].epochs.insert(0, Epoch(0x4e3));
+    sim.restart(0);
+    sim.hold(0);
+    submit(&mut sim, 1);
+    let took = sim.run_until(60 * SEC, |sim| sim.applied(1, 0) == 21);
+    assert!(took < 5 * SEC, "{took}");
+}
+
+/// EU1 has an update and not the one before it; then NA's database is put back to before both. What
+/// waits in vain is forgotten when nothing has come for a while, or it would be mixed with what NA
+/// numbers so next.
+#[test]
+fn what_waits_in_vain_is_forgotten() {
+    let mut sim = warm(13);
+    sim.net.blocked.insert((0, 1));
+    submit(&mut sim, 1);
+    sim.net.blocked = [(1, 0)].into();
+    submit(&mut sim, 1);
+    sim.run_for(2 * MS);
+    sim.net.blocked.clear();
+    sim.dbs[0].outbox.truncate(20);
+    sim.restart(0);
+    sim.hold(0);
+    sim.run_for(10 * SEC);
+    assert!(sim.nodes[1].inbox.bytes() > 0, "a node that cannot wait");
+    let stream = RegionId(0);
+    sim.tell(1, Event::PositionOld { stream });
+    sim.run_for(SEC);
+    assert_eq!(sim.nodes[1].inbox.bytes(), 0);
+    submit(&mut sim, 3);
+    sim.run_until(20 * SEC, Sim::settled);
+    assert_eq!(sim.applied(1, 0), 23);
+}

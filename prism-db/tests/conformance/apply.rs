@@ -574,11 +574,19 @@ pub fn an_ambiguous_commit_is_looked_up<B: Backend>(world: &World<B>) {
     }
     world.submit(&world.na, &[world.kills(1)]);
     let mut broken = Flaky::new(world.eu.open(), vec![Fate::Lost; 9]);
-    let outcome = world
-        .applier()
-        .apply(&mut broken, "NA", epoch, &world.outbox(&world.na));
+    let updates = world.outbox(&world.na);
+    let mut applier = world.applier();
+    let outcome = applier.apply(&mut broken, "NA", epoch, &updates);
     let cause = outcome.wait.map(|w| w.cause);
     assert_eq!(cause, Some(ApplyCause::Unreachable));
+    // That it has lasted does not make the next trouble's pause any longer.
+    applier.apply(&mut broken, "NA", epoch, &updates);
+    let other = Epoch(epoch.0 ^ 1);
+    let mut pause = |mut applier: Applier| {
+        let outcome = applier.apply(&mut *broken.inner, "NA", other, &updates);
+        outcome.wait.map(|wait| wait.retry_after)
+    };
+    assert_eq!(pause(applier), pause(world.applier()));
 }
 
 pub fn malformed_bytes_park_the_stream_behind_what_is_good<B: Backend>(world: &World<B>) {

@@ -44,6 +44,7 @@ impl<S: Storage> Engine<S> {
             Event::PositionOld { stream } if self.is_peer(stream) => {
                 let inlet = &mut self.regions[usize::from(stream.0)].inlet;
                 inlet.read_wanted |= inlet.position.is_some();
+                inlet.quiet = inlet.position.is_some();
                 self.touch_region(stream);
             }
             Event::Applied {
@@ -209,12 +210,16 @@ impl<S: Storage> Engine<S> {
         let news = (inlet.position, inlet.clean) != (Some(position), clean);
         inlet.position = Some(position);
         inlet.clean = clean;
-        if back || !opened {
+        inlet.window.advance(position.seq);
+        // It is of a lane that is gone, or of a history that the origin's database has lost, with which
+        // the new one would be mixed.
+        let in_vain = core::mem::take(&mut inlet.quiet) && inlet.window.waits();
+        let afresh = back || in_vain;
+        if afresh || !opened {
             inbox.clear(r);
             inlet.window.reset(position.seq);
             inlet.gap_since = None;
         } else {
-            inlet.window.advance(position.seq);
             inbox.release(r, position.seq);
         }
         for i in 0..self.links.len() {
@@ -225,7 +230,7 @@ impl<S: Storage> Engine<S> {
             if core::mem::take(&mut link.welcome_wanted) {
                 link.due |= due::WELCOME;
                 self.touch_link(i);
-            } else if back && link.hello.take().is_some() {
+            } else if afresh && link.hello.take().is_some() {
                 // It sends from further on than is needed: it has to say Hello again.
                 link.gap = true;
                 link.ack_at = Some(now);

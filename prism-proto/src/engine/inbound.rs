@@ -29,6 +29,8 @@ impl<S: Storage> Engine<S> {
         if inlet.epoch != epoch {
             inlet.epoch = epoch;
             inlet.position = None;
+            // Whatever could not be applied was of another history.
+            inlet.retry_at = None;
             inlet.untold.renumber(epoch);
             inlet.window.reset(Seq::ZERO);
             inbox.clear(r);

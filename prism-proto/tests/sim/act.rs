@@ -313,7 +313,7 @@ impl Sim {
             return Event::ApplyFailed {
                 stream: id,
                 cause: ApplyCause::Forked,
-                retry_at: at(self.now + SEC),
+                retry_at: at(self.now + 10 * SEC),
             };
         }
         for (seq, payload) in (from..).zip(batch) {
