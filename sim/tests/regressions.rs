@@ -73,3 +73,25 @@ fn what_waits_in_the_journal_runs_in_the_order_in_which_it_was_accepted() {
 fn a_region_is_taken_back_only_if_all_that_it_misses_is_there() {
     comes_through(Case::full(9406));
 }
+
+/// The answer to a COMMIT was lost, and the update undone before anybody looked: one caller was told
+/// `committed`, the others `undone`.
+#[test]
+fn everybody_who_asks_for_a_request_is_told_the_same() {
+    comes_through(Case::small(647_394));
+}
+
+/// Updates of a history that the origin's database had lost waited in a peer's memory for good, for
+/// ones before them that nobody would send, to be mixed with what was numbered so next.
+#[test]
+fn nothing_is_kept_that_waits_in_vain() {
+    comes_through(Case::small(234_094));
+    comes_through(Case::small(283_024));
+}
+
+/// What the old history had been refused for kept a rebuilt region's stream waiting for half a minute,
+/// and its node asked eight times a second.
+#[test]
+fn a_rebuilt_region_is_heard_at_once() {
+    comes_through(Case::small(653_538));
+}

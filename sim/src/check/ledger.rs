@@ -6,7 +6,7 @@ use prism_db::RegionRow;
 use prism_proto::{Epoch, Seq};
 
 use super::Invariant;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Kind};
 
 /// What was seen last, by region: generation, and how far each stream is.
 #[derive(Debug, Default)]
@@ -42,8 +42,12 @@ fn lanes(cluster: &Cluster, origin: usize, region: &RegionRow) {
         } else {
             Seq(1)
         };
-        // (What was written down before may be written once more, late, by a server that hung.)
-        let next = next.max(at.next());
+        // What was written down before may be written once more, late, by a server that hung.
+        let next = if cluster.plan.kinds.has(Kind::Hang) {
+            next.max(at.next())
+        } else {
+            next
+        };
         if name != own && !is_stale && next < region.next_seq && kept.is_none_or(|k| k > next) {
             let what = format!(
                 "{own} keeps its updates from {kept:?} on, and {name} has acknowledged up to {}",

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prism_db::{RequestRow, RequestState};
+use prism_db::{RequestRow, RequestState, UndoReason};
 use prism_node::intake::{Answer, Failure, Mode};
 use prism_proto::{RegionKey, Seq};
 
@@ -189,8 +189,7 @@ impl<'c> Judge<'c> {
                 // (Nor is a note's where the row that it names was lost with a database.)
                 (Answer::Applied { .. }, Some(RequestState::Undone(_) | RequestState::Held))
                     if request.regions.len() == 1
-                        && !(0..self.cluster.region_count())
-                            .any(|region| self.cluster.check.had_disaster_at(region))
+                        && !here.is_some_and(|row| self.refused_afresh(&row.state))
                         && !(self.excused && matches!(request.op, Op::Note { .. })) =>
                 {
                     self.fail(Invariant::AwaitTellsTruth, format!("{}: {here:?}", who()));
@@ -284,6 +283,18 @@ impl<'c> Judge<'c> {
     /// A journal was lost with its machine's disk.
     fn excused_spool(&self, region: usize) -> bool {
         self.cluster.check.lost_journal_at(region)
+    }
+
+    /// It was undone because a region refused it that had applied it once, and lost that with its
+    /// database.
+    fn refused_afresh(&self, state: &RequestState) -> bool {
+        let RequestState::Undone(UndoReason::Refused { region: by, .. }) = state else {
+            return false;
+        };
+        let lost = |&region: &usize| self.cluster.check.had_disaster_at(region);
+        (0..self.cluster.region_count())
+            .filter(lost)
+            .any(|region| self.cluster.name(region) == by)
     }
 
     /// What was taken back has no effect anywhere.

@@ -9,7 +9,7 @@ use prism_net::Snapshot;
 use prism_proto::{LaneStats, RegionId, Target};
 
 use super::Invariant;
-use crate::cluster::{Cluster, Kind, Size};
+use crate::cluster::{Cluster, Kind};
 use crate::sched::MachineId;
 
 /// Two may believe that they hold a lane until the older one's lease has run out by its own clock,
@@ -155,16 +155,7 @@ pub fn unrest(cluster: &Cluster) -> Option<(Invariant, String)> {
             }
         }
     }
-    // A node keeps what it could not bring into order when its siblings, or the origin by SQL, have
-    // applied the rest, until it is asked for the stream again: within its window. So it does with what
-    // has come of a history that the origin's database has lost.
-    let alone = |seen: &&&Seen| cluster.plan.nodes[cluster.region_of(seen.node)] == 1;
-    let alone = alive
-        .iter()
-        .filter(|_| cluster.plan.case.size != Size::Full)
-        .filter(|_| !(0..cluster.region_count()).any(|r| cluster.check.had_disaster_at(r)))
-        .filter(alone);
-    let inbox: u64 = alone.map(|seen| seen.inbox).sum();
+    let inbox: u64 = alive.iter().map(|seen| seen.inbox).sum();
     (inbox > 0).then(|| {
         let what = format!("{inbox} bytes that are applied are still kept");
         (Invariant::NothingLeft, what)
