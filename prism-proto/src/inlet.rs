@@ -3,7 +3,8 @@
 use core::time::Duration;
 
 use crate::{
-    ApplyCause, Epoch, InletState, Instant, NodeId, Output, Position, RegionId, Seq, WaitReason,
+    ApplyCause, Epoch, Inbox, InletState, Instant, NodeId, Output, Position, RegionId, Seq,
+    WaitReason,
     link::earliest,
     recv_window::{RecvSlot, RecvWindow},
     refusals::Untold,
@@ -85,6 +86,13 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> Inlet<R> {
             clean: clean.min(position.seq),
             credit: self.credit(),
         })
+    }
+
+    /// Nothing of it has arrived any more; `after + 1` is needed next.
+    pub(crate) fn start_over(&mut self, stream: RegionId, after: Seq, inbox: &mut impl Inbox) {
+        inbox.clear(stream);
+        self.window.reset(after);
+        self.gap_since = None;
     }
 
     /// Why the sender has to wait, to go with every ACK.

@@ -87,6 +87,11 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> RecvWindow<R> {
         self.complete
     }
 
+    /// The last of which anything has arrived.
+    pub(crate) const fn highest(&self) -> Seq {
+        self.highest
+    }
+
     pub(crate) fn capacity(&self) -> u32 {
         self.slots.as_ref().len() as u32
     }

@@ -356,9 +356,8 @@ fn a_rebuilt_origin_does_not_wait_for_what_was_wrong_before() {
     assert!(took < 5 * SEC, "{took}");
 }
 
-/// EU1 has an update and not the one before it; then NA's database is put back to before both. What
-/// waits in vain is forgotten when nothing has come for a while, or it would be mixed with what NA
-/// numbers so next.
+/// EU1 has an update and not the one before it, and nobody sends any more. That is forgotten when
+/// nothing has come for a while (a standby would keep it for ever).
 #[test]
 fn what_waits_in_vain_is_forgotten() {
     let mut sim = warm(13);
@@ -368,16 +367,37 @@ fn what_waits_in_vain_is_forgotten() {
     submit(&mut sim, 1);
     sim.run_for(2 * MS);
     sim.net.blocked.clear();
-    sim.dbs[0].outbox.truncate(20);
-    sim.restart(0);
-    sim.hold(0);
+    sim.kill(0);
     sim.run_for(10 * SEC);
     assert!(sim.nodes[1].inbox.bytes() > 0, "a node that cannot wait");
     let stream = RegionId(0);
     sim.tell(1, Event::PositionOld { stream });
     sim.run_for(SEC);
     assert_eq!(sim.nodes[1].inbox.bytes(), 0);
-    submit(&mut sim, 3);
+    sim.restart(0);
+    sim.hold(0);
+    submit(&mut sim, 1);
     sim.run_until(20 * SEC, Sim::settled);
     assert_eq!(sim.applied(1, 0), 23);
+}
+
+/// EU1 has received what EU's database does not take yet. Meanwhile NA's database loses it and numbers
+/// other updates so: those are applied, and not what EU1 has in its memory.
+#[test]
+fn a_history_that_is_lost_before_it_is_applied_is_never_applied() {
+    for lost in [1, 3] {
+        let mut sim = warm(14);
+        sim.dbs[1].sick = Some(ApplyCause::Unreachable);
+        submit(&mut sim, 3);
+        sim.run_until(SEC, |sim| sim.nodes[1].inbox.bytes() == 300);
+        sim.dbs[0].outbox.truncate(20);
+        sim.restart(0);
+        sim.hold(0);
+        submit(&mut sim, lost);
+        sim.run_for(SEC);
+        sim.dbs[1].sick = None;
+        sim.run_until(60 * SEC, Sim::settled);
+        assert_eq!(sim.applied(1, 0), 20 + lost as u64);
+        assert_eq!(stopped(&sim), []);
+    }
 }

@@ -95,3 +95,10 @@ fn nothing_is_kept_that_waits_in_vain() {
 fn a_rebuilt_region_is_heard_at_once() {
     comes_through(Case::small(653_538));
 }
+
+/// A node had received updates of a history that the origin's database lost before they were applied,
+/// and applied them when its own database was back.
+#[test]
+fn a_history_that_is_lost_before_it_is_applied_is_never_applied() {
+    comes_through(Case::small(1_043_925));
+}

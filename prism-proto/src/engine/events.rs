@@ -216,24 +216,17 @@ impl<S: Storage> Engine<S> {
         let in_vain = core::mem::take(&mut inlet.quiet) && inlet.window.waits();
         let afresh = back || in_vain;
         if afresh || !opened {
-            inbox.clear(r);
-            inlet.window.reset(position.seq);
-            inlet.gap_since = None;
+            inlet.start_over(r, position.seq, inbox);
         } else {
             inbox.release(r, position.seq);
         }
+        if afresh {
+            self.ask_again(r, now);
+        }
         for i in 0..self.links.len() {
             let link = &mut self.links[i];
-            if link.region != r {
-                continue;
-            }
-            if core::mem::take(&mut link.welcome_wanted) {
+            if link.region == r && core::mem::take(&mut link.welcome_wanted) {
                 link.due |= due::WELCOME;
-                self.touch_link(i);
-            } else if afresh && link.hello.take().is_some() {
-                // It sends from further on than is needed: it has to say Hello again.
-                link.gap = true;
-                link.ack_at = Some(now);
                 self.touch_link(i);
             }
         }
@@ -301,11 +294,7 @@ impl<S: Storage> Engine<S> {
         let is_sent = links.any(|link| link.region == r && link.hello.is_some());
         if cause == ApplyCause::Forked && !is_sent {
             // Of a history whose sender is gone: the next one says Hello, and its outbox judges.
-            inbox.clear(r);
-            inlet
-                .window
-                .reset(Seq(inlet.window.base().0.saturating_sub(1)));
-            inlet.gap_since = None;
+            inlet.start_over(r, Seq(inlet.window.base().0.saturating_sub(1)), inbox);
             inlet.read_wanted = true;
         }
         self.set_inlet_state(r, InletState::Waiting(cause));

@@ -1,7 +1,7 @@
 //! Frames of a peer region's stream: into the inlet.
 
 use crate::{
-    Epoch, Inbox, InletState, Instant, NodeId, Notice, Seq, Storage,
+    Epoch, Inbox, InletState, Instant, NodeId, Notice, RegionId, Seq, Storage,
     engine::{Engine, receive::Gathered},
     link::due,
     recv_window::{Offer, Part},
@@ -13,13 +13,15 @@ impl<S: Storage> Engine<S> {
     pub(super) fn take_hello(
         &mut self,
         i: usize,
-        token: u32,
-        epoch: Epoch,
+        (token, epoch, tail): (u32, Epoch, Seq),
+        now: Instant,
         inbox: &mut impl Inbox,
     ) {
         let link = &mut self.links[i];
         let r = link.region;
-        link.hello = Some((token, epoch));
+        let before = link.hello.replace((token, epoch));
+        // (One that its successor has overtaken is none.)
+        let is_new = before.is_none_or(|(old, _)| (token.wrapping_sub(old) as i32) > 0);
         link.welcome_wanted = true;
         link.gap = false;
         let inlet = &mut self.regions[usize::from(r.0)].inlet;
@@ -32,9 +34,14 @@ impl<S: Storage> Engine<S> {
             // Whatever could not be applied was of another history.
             inlet.retry_at = None;
             inlet.untold.renumber(epoch);
-            inlet.window.reset(Seq::ZERO);
-            inbox.clear(r);
+            inlet.start_over(r, Seq::ZERO, inbox);
+        } else if is_new && (!moved || inlet.window.highest() > tail) {
+            // What is not applied may be of a history that the origin's database has lost; it is
+            // sent again in any case.
+            inlet.start_over(r, Seq(inlet.window.base().0.saturating_sub(1)), inbox);
+            self.ask_again(r, now);
         }
+        let inlet = &mut self.regions[usize::from(r.0)].inlet;
         inlet.read_wanted = true;
         if inlet.untold.to_tell().next().is_some() {
             self.links[i].due |= due::REFUSED;
@@ -132,13 +139,22 @@ impl<S: Storage> Engine<S> {
                     && next == inlet.window.base()
                     && inlet.busy.is_none();
                 if stuck && let Some(position) = inlet.position {
-                    inbox.clear(r);
-                    inlet.window.reset(position.seq);
-                    inlet.gap_since = None;
-                    for link in self.links.iter_mut().filter(|l| l.region == r) {
-                        link.gap |= link.hello.take().is_some();
-                    }
+                    inlet.start_over(r, position.seq, inbox);
+                    self.ask_again(r, now);
                 }
+            }
+        }
+    }
+
+    /// Whoever sends this stream is further on than is needed: it has to say Hello again, unless it
+    /// has just done so.
+    pub(super) fn ask_again(&mut self, r: RegionId, now: Instant) {
+        for i in 0..self.links.len() {
+            let link = &mut self.links[i];
+            if link.region == r && !link.welcome_wanted && link.hello.take().is_some() {
+                link.gap = true;
+                link.ack_at = Some(now);
+                self.touch_link(i);
             }
         }
     }

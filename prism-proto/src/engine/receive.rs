@@ -137,9 +137,9 @@ impl<S: Storage> Engine<S> {
                 self.touch_region(r);
             }
             Frame::Ping => gathered.prompt = true,
-            Frame::Hello { token, epoch, .. } => {
+            Frame::Hello { token, epoch, tail } => {
                 gathered.prompt = true;
-                self.take_hello(i, token, epoch, inbox);
+                self.take_hello(i, (token, epoch, tail), now, inbox);
             }
             Frame::Welcome {
                 token,

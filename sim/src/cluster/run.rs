@@ -260,6 +260,11 @@ impl Cluster {
             if open > 0 {
                 return Some(format!("{}: {open} open transactions", own.name));
             }
+            // (The transaction is gone, and its undo is published by whoever looks after it next.)
+            let held = server.held();
+            if held > 0 {
+                return Some(format!("{}: {held} updates are held", own.name));
+            }
             for (peer, other) in self.servers.iter().enumerate() {
                 let positions = other.positions();
                 let at = positions.iter().find(|(stream, _)| *stream == own.name);
