@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! cargo run --release -p prism-sim --example exhaustive -- \
-//!     updates=3 losses=2 duplicates=1 crashes=1 directs=1 outages=0 delays=1 states=20000000
+//!     updates=3 losses=2 duplicates=1 overtakes=0 crashes=1 directs=1 outages=0 delays=0 states=300000000
 //! ```
 //!
-//! Whatever is not named is 0 (`states`: ten million). `from=` begins elsewhere: `fresh`, or near the
-//! end of the `seqs`, the `packets`, the low 32 bits of them (`packets32`), the `openings` or the
-//! `clock`; `large` makes update 2 one that takes two datagrams. Exit status 1: something was found.
+//! Whatever is not named is 0 (`states`: ten million); `overtakes=255`: packets arrive in any order.
+//! `from=` begins elsewhere: `fresh`, or near the end of the `seqs`, the `packets`, the low 32 bits of
+//! them (`packets32`), the `openings` or the `clock`, or (`ends`) of all of these; `large` makes update 2
+//! one that takes two datagrams. Exit status 1: something was found.
 
-use prism_sim::exhaustive::{Budget, Limit, Setup, search};
+use prism_sim::exhaustive::{Budget, Limit, Setup, search_watched};
 
 fn main() {
     let mut budget = Budget::default();
@@ -31,6 +32,7 @@ fn main() {
         match name {
             "updates" => budget.updates = small(),
             "losses" => budget.losses = small(),
+            "overtakes" => budget.overtakes = small(),
             "duplicates" => budget.duplicates = small(),
             "crashes" => budget.crashes = small(),
             "directs" => budget.directs = small(),
@@ -41,7 +43,10 @@ fn main() {
             _ => panic!("{name}: see the source"),
         }
     }
-    let report = search(setup, budget, limit);
+    let report = search_watched(setup, budget, limit, |depth, states| {
+        eprint!("\r{states} states, {depth} steps");
+    });
+    eprintln!();
     println!("{budget:?}\n{report}");
     std::process::exit(i32::from(report.counterexample.is_some()));
 }

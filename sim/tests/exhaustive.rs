@@ -9,6 +9,7 @@ const NONE: Budget = Budget {
     updates: 0,
     losses: 0,
     duplicates: 0,
+    overtakes: u8::MAX,
     crashes: 0,
     directs: 0,
     outages: 0,
@@ -60,14 +61,30 @@ fn no_state_of_the_core_is_bad() {
             },
         ),
     ];
+    let in_order = Budget {
+        overtakes: 0,
+        ..NONE
+    };
+    let faults = [(
+        "every fault once, in order",
+        Budget {
+            updates: 1,
+            losses: if cfg!(debug_assertions) { 0 } else { 1 },
+            duplicates: 1,
+            crashes: 1,
+            directs: 1,
+            ..in_order
+        },
+    )];
     let mut states = 0;
-    for (name, budget) in all {
+    for (name, budget) in all.into_iter().chain(faults) {
         states += visit(name, Setup::FRESH, budget, 0);
     }
     let everything = Budget {
         updates: 3,
         losses: 2,
         duplicates: 1,
+        overtakes: u8::MAX,
         crashes: 1,
         directs: 1,
         outages: 1,
@@ -90,10 +107,23 @@ fn no_state_is_bad_where_a_counter_ends_or_wraps() {
         directs: 1,
         ..NONE
     };
+    let in_order = Budget {
+        losses: if cfg!(debug_assertions) { 1 } else { 2 },
+        overtakes: 0,
+        ..budget
+    };
+    let crash_in_order = Budget {
+        updates: if cfg!(debug_assertions) { 1 } else { 2 },
+        losses: if cfg!(debug_assertions) { 0 } else { 1 },
+        overtakes: 0,
+        ..crash
+    };
     let large = ("an update in two datagrams", Setup::LARGE);
     for (name, setup) in Setup::PLACES.into_iter().skip(1).chain([large]) {
         visit(name, setup, budget, 20_000);
         visit(name, setup, crash, 20_000);
+        visit(name, setup, in_order, 0);
+        visit(name, setup, crash_in_order, 0);
     }
 }
 

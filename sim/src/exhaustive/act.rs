@@ -93,8 +93,13 @@ pub fn actions(memo: &Memo, world: &World, list: &mut Vec<Action>) {
             continue;
         }
         let message = Message::unpack(*packed);
+        let first = is_first(memo, world, message);
+        if !first && left.overtakes == 0 {
+            continue;
+        }
         list.push(Action::Deliver(message));
-        if left.losses > 0 {
+        // (Nobody sees a loss: losing it when all before it are gone is the same. The copy, too.)
+        if left.losses > 0 && first && message.kind != Kind::Copy {
             list.push(Action::Lose(message));
         }
         if left.duplicates > 0 {
@@ -140,6 +145,19 @@ pub fn actions(memo: &Memo, world: &World, list: &mut Vec<Action>) {
     }
 }
 
+/// Nothing that was sent before it, the same way, is under way.
+fn is_first(memo: &Memo, world: &World, message: Message) -> bool {
+    let way = |of: Message| (of.kind, of.from, of.from_life, of.to, of.to_life);
+    message.kind != Kind::Datagram
+        || (world
+            .flight
+            .items()
+            .iter()
+            .map(|packed| Message::unpack(*packed)))
+        .filter(|other| way(*other) == way(message))
+        .all(|other| memo.packet(other.body) >= memo.packet(message.body))
+}
+
 /// Only time brings this on.
 fn is_waiting(memo: &Memo, world: &World) -> bool {
     let way_on = world.alive(1) || world.alive(2) || world.left.directs > 0;
@@ -173,13 +191,15 @@ impl World {
                 self.flight.take(message.pack());
                 Ok(())
             }
-            Action::Deliver(message) => {
-                self.flight.take(message.pack());
-                self.deliver(memo, message)
-            }
+            Action::Deliver(message) => self.arrive(memo, message),
             Action::Double(message) => {
                 self.left.duplicates -= 1;
-                self.deliver(memo, message)
+                let kind = match message.kind {
+                    Kind::Datagram => Kind::Copy,
+                    other => other,
+                };
+                self.flight.add(Message { kind, ..message }.pack());
+                self.arrive(memo, message)
             }
             Action::Execute(job) | Action::ExecuteUnsure(job) => {
                 self.jobs.take(job.pack());
@@ -327,6 +347,14 @@ impl World {
         }
     }
 
+    fn arrive(&mut self, memo: &mut Memo, message: Message) -> Result<(), String> {
+        if self.left.overtakes < u8::MAX && !is_first(memo, self, message) {
+            self.left.overtakes -= 1;
+        }
+        self.flight.take(message.pack());
+        self.deliver(memo, message)
+    }
+
     fn deliver(&mut self, memo: &mut Memo, message: Message) -> Result<(), String> {
         let Message { from, to, .. } = message;
         let life = self.lives[usize::from(to)];
@@ -350,7 +378,7 @@ impl World {
                 self.send(answer(Kind::Confirm));
             }
             Kind::Confirm => self.meet(memo, &message)?,
-            Kind::Datagram => {
+            Kind::Datagram | Kind::Copy => {
                 self.meet(memo, &message)?;
                 self.run(memo, to, Input::Datagram(from, message.body))?;
             }

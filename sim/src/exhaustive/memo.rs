@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::hash::{BuildLow, Wide};
-use super::node::{Bodies, Input, Node, Want, claim};
+use super::node::{Bodies, Input, Node, Want, label};
 use super::setup::Setup;
 
 /// Every so many generations of a node are kept as they are.
-const KEEP: u32 = 8;
+const KEEP: u32 = 32;
 
 struct Entry {
     parent: u32,
@@ -20,6 +20,12 @@ struct Entry {
     age: u32,
     kept: Option<Box<Node>>,
     brief: Brief,
+}
+
+/// What it has to know of a datagram.
+struct Label {
+    packet: u64,
+    claim: u8,
 }
 
 /// What the search of clusters has to know of a node.
@@ -47,7 +53,7 @@ pub struct Memo {
     /// How nodes start.
     pub setup: Setup,
     bodies: Bodies,
-    claims: Vec<u8>,
+    labels: Vec<Label>,
     entries: Vec<Entry>,
     numbers: HashMap<u128, u32, BuildLow>,
     steps: HashMap<(u32, Input), u32, BuildLow>,
@@ -61,7 +67,7 @@ impl Memo {
         Self {
             setup,
             bodies: Bodies::default(),
-            claims: Vec::new(),
+            labels: Vec::new(),
             entries: Vec::new(),
             numbers: HashMap::default(),
             steps: HashMap::default(),
@@ -96,7 +102,13 @@ impl Memo {
     /// How far a datagram says that the peer's database is.
     #[must_use]
     pub fn claim(&self, body: u32) -> u8 {
-        self.claims[body as usize]
+        self.labels[body as usize].claim
+    }
+
+    /// Its packet number.
+    #[must_use]
+    pub fn packet(&self, body: u32) -> u64 {
+        self.labels[body as usize].packet
     }
 
     /// What `input` makes of a node: the index of a result.
@@ -128,10 +140,11 @@ impl Memo {
             let words = words.or(panic.downcast_ref::<&str>().map(|&words| words.to_owned()));
             format!("a panic: {}", words.unwrap_or_default())
         })??;
-        while self.claims.len() < self.bodies.count() {
-            let seq = claim(self.bodies.get(self.claims.len() as u32));
+        while self.labels.len() < self.bodies.count() {
+            let (packet, seq) = label(self.bodies.get(self.labels.len() as u32));
             let update = seq.map_or(Some(0), |seq| self.setup.update(seq));
-            self.claims.push(update.unwrap_or(u8::MAX));
+            let claim = update.unwrap_or(u8::MAX);
+            self.labels.push(Label { packet, claim });
         }
         let age = self.entries[number as usize].age + 1;
         let node = self.number(node, number, input, age);

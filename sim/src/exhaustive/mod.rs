@@ -2,8 +2,8 @@
 //!
 //! Three real engines (`NA1`, the origin, and `EU1` and `EU2`, the nodes of its peer region), exact
 //! models of the two databases, and everything that may happen in any order: an update is committed, a
-//! packet arrives, arrives twice or is lost, a database does what it was asked for, its answer arrives, a
-//! process is killed (with what it has asked its database for under way) and starts again, a timer fires.
+//! packet arrives, arrives twice, is lost or overtaken, a database does what it was asked for, its answer
+//! arrives, a process is killed (with what it has asked its database for under way) and starts again, a timer fires.
 //! Every state is visited once, breadth first, so that a bad one is found with the shortest way to it.
 //!
 //! # What is exact
@@ -25,6 +25,8 @@
 //! - What reading an outbox or judging a position finds does not change once it is asked for, so asking
 //!   and answering is one step; reading the watermark and writing are two, and a process may die between
 //!   them: then a write that was under way is committed at any later time, or never.
+//! - A packet is lost when all that were sent before it, the same way, are gone: nobody sees a loss, so
+//!   that to lose it earlier makes no difference. A double comes at any time, before or after others.
 //! - A datagram to a process that does not live any more vanishes at once: the session's keys died with it.
 //!
 //! # What must hold
@@ -45,6 +47,6 @@ mod setup;
 mod story;
 mod world;
 
-pub use search::{Report, search};
+pub use search::{Report, search, search_watched};
 pub use setup::{Budget, Limit, Setup};
 pub use story::Story;

@@ -462,15 +462,16 @@ impl Setup {
     }
 }
 
-/// The furthest position of the peer's database that a datagram tells of.
+/// A datagram's packet number, and the furthest position of the peer's database that it tells of.
 #[must_use]
-pub fn claim(bytes: &[u8]) -> Option<Seq> {
-    let (_, frames) = decode(bytes).ok()?;
-    frames
-        .filter_map(|frame| match frame {
-            Frame::Ack(ack) => ack.progress.map(|progress| progress.position.seq),
-            Frame::Welcome { position, .. } => Some(position.seq),
-            _ => None,
-        })
-        .max()
+pub fn label(bytes: &[u8]) -> (u64, Option<Seq>) {
+    let Ok((header, frames)) = decode(bytes) else {
+        return (0, None);
+    };
+    let claims = frames.filter_map(|frame| match frame {
+        Frame::Ack(ack) => ack.progress.map(|progress| progress.position.seq),
+        Frame::Welcome { position, .. } => Some(position.seq),
+        _ => None,
+    });
+    (header.pn, claims.max())
 }

@@ -67,12 +67,41 @@ struct Way {
 /// Visits every state within the budget.
 #[must_use]
 pub fn search(setup: Setup, budget: Budget, limit: Limit) -> Report {
-    Search::new(setup).run(budget, limit)
+    search_watched(setup, budget, limit, |_, _| ())
+}
+
+/// The same, and tells how many steps from the start it is, and how many states it has seen.
+#[must_use]
+pub fn search_watched(
+    setup: Setup,
+    budget: Budget,
+    limit: Limit,
+    watch: impl FnMut(u32, usize),
+) -> Report {
+    Search::new(setup).run(budget, limit, watch)
+}
+
+/// The states seen, in parts: each grows for itself, or there would have to be room for all of them
+/// twice whenever the whole grows.
+struct Seen(Vec<HashSet<u128, BuildLow>>);
+
+impl Seen {
+    const PARTS: usize = 1 << 8;
+
+    fn new() -> Self {
+        Self((0..Self::PARTS).map(|_| HashSet::default()).collect())
+    }
+
+    /// Whether it is new.
+    fn insert(&mut self, key: u128) -> bool {
+        // (The hash is made of the low bits and the middle ones.)
+        self.0[(key >> 120) as usize].insert(key)
+    }
 }
 
 struct Search {
     memo: Memo,
-    seen: HashSet<u128, BuildLow>,
+    seen: Seen,
     ways: Vec<Way>,
     report: Report,
 }
@@ -81,7 +110,7 @@ impl Search {
     fn new(setup: Setup) -> Self {
         Self {
             memo: Memo::new(setup),
-            seen: HashSet::default(),
+            seen: Seen::new(),
             ways: Vec::new(),
             report: Report {
                 states: 0,
@@ -98,9 +127,9 @@ impl Search {
         }
     }
 
-    fn run(mut self, budget: Budget, limit: Limit) -> Report {
+    fn run(mut self, budget: Budget, limit: Limit, watch: impl FnMut(u32, usize)) -> Report {
         let start = Instant::now();
-        let found = self.layers(budget, limit);
+        let found = self.layers(budget, limit, watch);
         let (nodes, runs) = self.memo.figures();
         let mut report = self.report;
         if let Err((way, last, error)) = found {
@@ -121,6 +150,7 @@ impl Search {
         &mut self,
         budget: Budget,
         limit: Limit,
+        mut watch: impl FnMut(u32, usize),
     ) -> Result<(), (Vec<u16>, Option<u16>, String)> {
         let first = begin(&mut self.memo, budget).map_err(|error| (Vec::new(), None, error))?;
         self.seen.insert(first.key());
@@ -163,6 +193,7 @@ impl Search {
             layer = next;
             if !layer.is_empty() {
                 self.report.depth += 1;
+                watch(self.report.depth, self.ways.len());
                 if self.report.depth >= limit.depth {
                     self.report.complete = false;
                     return Ok(());

@@ -29,7 +29,7 @@ impl Setup {
     };
 
     /// Places to start from at which a counter is about to end or to wrap.
-    pub const PLACES: [(&'static str, Self); 7] = [
+    pub const PLACES: [(&'static str, Self); 8] = [
         ("fresh", Self::FRESH),
         // The last number that a stream can have is 2^64 - 2.
         (
@@ -77,6 +77,17 @@ impl Setup {
                 ..Self::FRESH
             },
         ),
+        // All of them at once.
+        (
+            "ends",
+            Self {
+                before: u64::MAX - 4,
+                packets: (1 << 32) - 4,
+                openings: u32::MAX - 1,
+                time: u64::MAX - 10_000_000,
+                ..Self::FRESH
+            },
+        ),
     ];
 
     /// The same with an update that takes two datagrams.
@@ -104,6 +115,9 @@ pub struct Budget {
     pub losses: u8,
     /// Delivered twice.
     pub duplicates: u8,
+    /// Datagrams that arrive before one that was sent earlier the same way; `u8::MAX`: however many.
+    /// (Doubles and handshakes come at any time.)
+    pub overtakes: u8,
     /// Processes killed.
     pub crashes: u8,
     /// Times that direct SQL works.

@@ -141,7 +141,7 @@ fn packet(memo: &Memo, message: Message) -> String {
         Kind::Call => "handshake".to_owned(),
         Kind::Response => "handshake's answer".to_owned(),
         Kind::Confirm => "handshake's end".to_owned(),
-        Kind::Datagram => frames(&memo.setup, memo.body(message.body)),
+        Kind::Datagram | Kind::Copy => frames(&memo.setup, memo.body(message.body)),
     };
     format!("{from} -> {to}: {what}")
 }

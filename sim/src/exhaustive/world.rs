@@ -64,6 +64,8 @@ impl<const N: usize> List<N> {
 pub enum Kind {
     /// A datagram of the engine.
     Datagram,
+    /// The same once more, at any time.
+    Copy,
     /// The first packet of a handshake.
     Call,
     /// Its answer.
@@ -85,7 +87,7 @@ pub struct Message {
     pub to: u8,
     /// Which process of it is meant; nothing for a call.
     pub to_life: u8,
-    /// Of a datagram: its bytes.
+    /// Of a datagram or a copy: its bytes.
     pub body: u32,
 }
 
@@ -97,34 +99,36 @@ impl Message {
     #[must_use]
     pub fn pack(self) -> u32 {
         assert!(self.body < 1 << 22, "too many different datagrams");
-        let kind = match self.kind {
-            Kind::Datagram => 0,
-            Kind::Call => 1,
-            Kind::Response => 2,
-            Kind::Confirm => 3,
+        let what = match self.kind {
+            Kind::Datagram => self.body << 2,
+            Kind::Copy => self.body << 2 | 1,
+            Kind::Call => 0b0010,
+            Kind::Response => 0b0110,
+            Kind::Confirm => 0b1010,
         };
         let small = [self.from, self.from_life, self.to, self.to_life];
-        small.iter().fold(self.body << 2 | kind, |packed, part| {
-            packed << 2 | u32::from(*part & 3)
-        })
+        (small.iter()).fold(what, |packed, part| packed << 2 | u32::from(*part & 3))
     }
 
     /// Back from a number.
     #[must_use]
     pub fn unpack(packed: u32) -> Self {
         let part = |shift: u32| (packed >> shift & 3) as u8;
+        let body = packed >> 10;
+        let (kind, body) = match (part(8), body) {
+            (0, body) => (Kind::Datagram, body),
+            (1, body) => (Kind::Copy, body),
+            (_, 0) => (Kind::Call, 0),
+            (_, 1) => (Kind::Response, 0),
+            _ => (Kind::Confirm, 0),
+        };
         Self {
-            kind: match part(8) {
-                0 => Kind::Datagram,
-                1 => Kind::Call,
-                2 => Kind::Response,
-                _ => Kind::Confirm,
-            },
+            kind,
             from: part(6),
             from_life: part(4),
             to: part(2),
             to_life: part(0),
-            body: packed >> 10,
+            body,
         }
     }
 }
