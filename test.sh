@@ -66,7 +66,7 @@ set -m # a group of processes of its own, to be stopped as a whole
     nice cargo build --release --locked --bin prism
     nice cargo build --release --locked -p prism-net --example own_loop
     nice cargo test --release --locked -p prism-sim --no-run
-    nice cargo test --release --locked -p prism-sim --features canary --test canary --no-run
+    nice cargo test --release --locked -p prism-sim --features canary --test canary --test exhaustive_canary --no-run
     nice ./.ci/deny install
 ) >"$release_log" 2>&1 </dev/null &
 release=$!
@@ -85,7 +85,7 @@ step "thousands of clusters from seeds, all states of the core, what losses cost
 cargo test --release --locked -p prism-sim --test seeds --test replay --test regressions --test exhaustive --test loss_table -- --nocapture
 
 step "every deliberate bug is noticed"
-cargo test --release --locked -p prism-sim --features canary --test canary -- --nocapture
+cargo test --release --locked -p prism-sim --features canary --test canary --test exhaustive_canary -- --nocapture
 
 step "no deliberate bug is in the product"
 ./.ci/canaries

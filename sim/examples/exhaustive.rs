@@ -8,7 +8,7 @@
 //! Whatever is not named is 0 (`states`: ten million); `overtakes=255`: packets arrive in any order.
 //! `from=` begins elsewhere: `fresh`, or near the end of the `seqs`, the `packets`, the low 32 bits of
 //! them (`packets32`), the `openings` or the `clock`, or (`ends`) of all of these; `large` makes update 2
-//! one that takes two datagrams. Exit status 1: something was found.
+//! one that takes two datagrams, `narrow` the window one of two updates. Exit status 1: something was found.
 
 use prism_sim::exhaustive::{Budget, Limit, Setup, search_watched};
 

@@ -119,7 +119,8 @@ fn no_state_is_bad_where_a_counter_ends_or_wraps() {
         ..crash
     };
     let large = ("an update in two datagrams", Setup::LARGE);
-    for (name, setup) in Setup::PLACES.into_iter().skip(1).chain([large]) {
+    let narrow = ("a window of two updates", Setup::NARROW);
+    for (name, setup) in Setup::PLACES.into_iter().skip(1).chain([large, narrow]) {
         visit(name, setup, budget, 20_000);
         visit(name, setup, crash, 20_000);
         visit(name, setup, in_order, 0);

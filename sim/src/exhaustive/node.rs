@@ -18,8 +18,6 @@ pub const NAMES: [&str; NODES] = ["NA1", "EU1", "EU2"];
 const ORIGIN: RegionId = RegionId(0);
 const PEER: RegionId = RegionId(1);
 const EPOCH: Epoch = Epoch(0xe0);
-/// Updates in flight.
-const WINDOW: u32 = 4;
 /// More outputs to one input are a loop that does not end.
 const OUTPUTS: usize = 64;
 
@@ -230,7 +228,7 @@ impl Node {
                 ..Retry::default()
             },
             mtu: 576,
-            window: WINDOW,
+            window: setup.window.into(),
             window_bytes: 4096,
             max_update: 1024,
             in_flight: 64 << 10,
@@ -398,7 +396,7 @@ impl Node {
                     if deadline.is_some_and(|at| at <= now && self.now < u64::MAX - 1) {
                         return Err(format!("a busy loop: it waits for {reason:?} in the past"));
                     }
-                    if self.lane().2 > u64::from(WINDOW) {
+                    if self.lane().2 > u64::from(setup.window) {
                         return Err("more in flight than the window holds".to_owned());
                     }
                     self.deadline = deadline.map(Instant::as_micros);

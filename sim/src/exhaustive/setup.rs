@@ -13,6 +13,8 @@ pub struct Setup {
     pub time: u64,
     /// Unanswered retransmissions before the next rung.
     pub max_retries: u8,
+    /// Updates in flight, at most.
+    pub window: u8,
     /// An update that takes two datagrams.
     pub large: Option<u8>,
 }
@@ -25,6 +27,7 @@ impl Setup {
         openings: 0,
         time: 3_600_000_000,
         max_retries: 1,
+        window: 4,
         large: None,
     };
 
@@ -96,13 +99,24 @@ impl Setup {
         ..Self::FRESH
     };
 
-    /// One of [`PLACES`](Self::PLACES), or `large`.
+    /// The same with a window that is full while one update still waits.
+    pub const NARROW: Self = Self {
+        window: 2,
+        ..Self::FRESH
+    };
+
+    /// One of [`PLACES`](Self::PLACES), `large` or `narrow`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        let place = Self::PLACES.iter().find(|(place, _)| *place == name);
-        place
-            .map(|(_, setup)| *setup)
-            .or((name == "large").then_some(Self::LARGE))
+        match name {
+            "large" => Some(Self::LARGE),
+            "narrow" => Some(Self::NARROW),
+            _ => {
+                let mut places = Self::PLACES.iter();
+                let place = places.find(|(place, _)| *place == name);
+                place.map(|(_, setup)| *setup)
+            }
+        }
     }
 }
 
