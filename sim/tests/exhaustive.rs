@@ -119,12 +119,14 @@ fn no_state_is_bad_where_a_counter_ends_or_wraps() {
         ..crash
     };
     let large = ("an update in two datagrams", Setup::LARGE);
-    let narrow = ("a window of two updates", Setup::NARROW);
-    for (name, setup) in Setup::PLACES.into_iter().skip(1).chain([large, narrow]) {
+    for (name, setup) in Setup::PLACES.into_iter().skip(1).chain([large]) {
         visit(name, setup, budget, 20_000);
         visit(name, setup, crash, 20_000);
         visit(name, setup, in_order, 0);
         visit(name, setup, crash_in_order, 0);
+    }
+    for budget in [budget, in_order, crash_in_order] {
+        visit("a window of two updates", Setup::NARROW, budget, 0);
     }
 }
 
