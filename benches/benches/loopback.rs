@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pair::quic::Quic;
+use pair::quic::{Cipher, Quic};
 use pair::{AHEAD, Counter, Kind, Lane, PER_WRITE, batch, config, free_addresses, held, verified};
 use prism_net::{Batch, Command, Endpoint, Host, Snapshot, Step};
 use prism_proto::{Epoch, Event, Instant, Notice, Position, Refusal, RegionId, Seq};
@@ -218,13 +218,16 @@ fn endpoints(c: &mut Criterion, kind: Kind, lost: u64) {
     group.finish();
 }
 
-fn quinn(c: &mut Criterion, chacha: bool) {
-    let mut quic = Quic::start(chacha);
+fn quinn(c: &mut Criterion, cipher: Cipher) {
+    let mut quic = Quic::start(cipher);
     let mut group = c.benchmark_group("loopback_128B");
     group
         .throughput(Throughput::Elements(UPDATES))
         .sample_size(20);
-    let name = if chacha { "quinn_chacha" } else { "quinn" };
+    let name = match cipher {
+        Cipher::Aes => "quinn",
+        Cipher::ChaCha => "quinn_chacha",
+    };
     group.bench_function(format!("{name}/loss_0"), |b| b.iter(|| quic.send(UPDATES)));
     group.finish();
 }
@@ -237,8 +240,8 @@ fn loopback(c: &mut Criterion) {
     // Next to each other, so that whatever else the machine does is the same for all of them.
     drivers(c, Kind::Open, 0);
     drivers(c, Kind::Sealed, 0);
-    quinn(c, false);
-    quinn(c, true);
+    quinn(c, Cipher::Aes);
+    quinn(c, Cipher::ChaCha);
     drivers(c, Kind::Open, 5);
     drivers(c, Kind::Sealed, 5);
 }

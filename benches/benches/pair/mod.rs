@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Every benchmark uses another part of it.
 
 pub mod quic;
+pub mod quic_lane;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;

@@ -11,9 +11,17 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{PAYLOAD, PER_WRITE};
 
-/// Both ends of a QUIC connection: with the ciphers that rustls prefers (AES-GCM, for which the
-/// processor has instructions), or with the one that our packets have.
-fn quic(chacha: bool) -> (quinn::ServerConfig, quinn::ClientConfig) {
+/// What a connection is encrypted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cipher {
+    /// What rustls prefers: AES-256-GCM, for which the processor has instructions.
+    Aes,
+    /// ChaCha20-Poly1305, as our packets.
+    ChaCha,
+}
+
+/// Both ends of a QUIC connection.
+pub fn configs(cipher: Cipher) -> (quinn::ServerConfig, quinn::ClientConfig) {
     use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
     use rustls::crypto::ring::{cipher_suite, default_provider};
 
@@ -24,7 +32,7 @@ fn quic(chacha: bool) -> (quinn::ServerConfig, quinn::ClientConfig) {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate.clone()).expect("a certificate");
     let mut provider = default_provider();
-    if chacha {
+    if cipher == Cipher::ChaCha {
         // QUIC's first packets need the second one (RFC 9001, 5.2).
         provider.cipher_suites = vec![
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
@@ -51,7 +59,15 @@ fn quic(chacha: bool) -> (quinn::ServerConfig, quinn::ClientConfig) {
     )
 }
 
-/// A connection; what it carries is counted.
+/// One for each thread.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// A connection; the bytes that it carries are counted.
 pub struct Quic {
     orders: Option<UnboundedSender<u64>>,
     read: Arc<AtomicU64>,
@@ -60,17 +76,11 @@ pub struct Quic {
 }
 
 impl Quic {
-    pub fn start(chacha: bool) -> Self {
-        let (server_config, client_config) = quic(chacha);
+    pub fn start(cipher: Cipher) -> Self {
+        let (server_config, client_config) = configs(cipher);
         let read = Arc::new(AtomicU64::new(0));
         let (address_out, address_in) = channel();
         let counter = read.clone();
-        let runtime = || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime")
-        };
         let server = std::thread::spawn(move || {
             runtime().block_on(async move {
                 let at = SocketAddr::from(([127, 0, 0, 1], 0));
