@@ -478,7 +478,9 @@ impl Applier {
     }
 
     fn wait(&mut self, stop: Stop) -> Wait {
-        let before = self.waits.filter(|(cause, _)| *cause == stop.cause);
+        // What only a person can mend has nothing to do with how long something else has lasted.
+        let other = matches!(stop.cause, ApplyCause::Parked | ApplyCause::Forked);
+        let before = (self.waits).filter(|(cause, _)| !other || *cause == stop.cause);
         let waits = before.map_or(0, |(_, waits)| waits);
         self.waits = Some((stop.cause, waits.saturating_add(1)));
         let retry_after = backoff(stop.cause, waits);

@@ -382,7 +382,11 @@ fn settle(
     }
     if undone {
         // All of them are on record, and each is told what has become of it.
-        return db.submit(batch);
+        return db.submit(batch).map_err(|error| match error {
+            DbError::Repeated(_) => error,
+            // (They are committed, whatever hinders the look at them.)
+            other => DbError::Ambiguous(format!("{why}; then: {other}")),
+        });
     }
     Ok(found)
 }

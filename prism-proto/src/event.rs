@@ -57,8 +57,9 @@ pub enum Event {
         clean: Seq,
     },
     /// Nothing has come for a while: the database may be elsewhere by now (a sibling or SQL has
-    /// written, a backup was restored). It is read again as soon as nothing is under way, and what
-    /// waits for a missing update is forgotten: whoever sends begins behind what is applied.
+    /// written, a backup was restored). It is read again as soon as nothing is under way. What waits for
+    /// a missing update, and has done so since this was said before, is forgotten: whoever sends begins
+    /// behind what is applied.
     PositionOld {
         /// Stream of that region.
         stream: RegionId,

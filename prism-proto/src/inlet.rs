@@ -33,8 +33,12 @@ pub(crate) struct Inlet<R> {
     pub(crate) window_bytes: u32,
     pub(crate) busy: Option<Busy>,
     pub(crate) read_wanted: bool,
-    /// Nothing has come for a while: what still waits for something before it waits in vain.
+    /// Something has come since it was last said that the position is old.
+    pub(crate) fresh: bool,
+    /// Nothing has: what still waits for something before it waits in vain.
     pub(crate) quiet: bool,
+    /// It has started over because of a fork, and nothing has been applied since.
+    pub(crate) doubted: bool,
     pub(crate) retry_at: Option<Instant>,
     pub(crate) untold: Untold,
     pub(crate) gap_since: Option<Instant>,
@@ -55,7 +59,9 @@ impl<R: AsRef<[RecvSlot]> + AsMut<[RecvSlot]>> Inlet<R> {
             window_bytes,
             busy: None,
             read_wanted: false,
+            fresh: false,
             quiet: false,
+            doubted: false,
             retry_at: None,
             untold: Untold::new(),
             gap_since: None,

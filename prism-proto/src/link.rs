@@ -112,6 +112,8 @@ pub(crate) struct Link<P> {
     pub(crate) ack_at: Option<Instant>,
     /// Opening of the other side's lane: token and epoch.
     pub(crate) hello: Option<(u32, Epoch)>,
+    /// The opening that was void when this side last asked for another one.
+    pub(crate) void: Option<u32>,
     pub(crate) welcome_wanted: bool,
     /// It sends updates although this side knows of no (valid) opening.
     pub(crate) gap: bool,
@@ -160,6 +162,7 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> Link<P> {
             waiting: 0,
             ack_at: None,
             hello: None,
+            void: None,
             welcome_wanted: false,
             gap: false,
             refused_acks: Vec::new(),
@@ -185,6 +188,7 @@ impl<P: AsRef<[PacketSlot]> + AsMut<[PacketSlot]>> Link<P> {
         self.waiting = 0;
         self.ack_at = None;
         self.hello = None;
+        self.void = None;
         self.welcome_wanted = false;
         self.gap = false;
         self.refused_acks.clear();

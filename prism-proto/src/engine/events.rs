@@ -44,7 +44,7 @@ impl<S: Storage> Engine<S> {
             Event::PositionOld { stream } if self.is_peer(stream) => {
                 let inlet = &mut self.regions[usize::from(stream.0)].inlet;
                 inlet.read_wanted |= inlet.position.is_some();
-                inlet.quiet = inlet.position.is_some();
+                inlet.quiet = inlet.position.is_some() && !core::mem::take(&mut inlet.fresh);
                 self.touch_region(stream);
             }
             Event::Applied {
@@ -221,7 +221,7 @@ impl<S: Storage> Engine<S> {
             inbox.release(r, position.seq);
         }
         if afresh {
-            self.ask_again(r, now);
+            self.ask_again(r, None, now);
         }
         for i in 0..self.links.len() {
             let link = &mut self.links[i];
@@ -248,6 +248,7 @@ impl<S: Storage> Engine<S> {
         let inlet = &mut self.regions[usize::from(r.0)].inlet;
         inlet.busy = None;
         inlet.retry_at = None;
+        inlet.doubted = false;
         if position.seq < inlet.window.base() && position.seq.next() != inlet.window.base() {
             // Not what an apply can say; the database has moved back.
             return self.position_read(r, position, clean, now, inbox);
@@ -292,10 +293,16 @@ impl<S: Storage> Engine<S> {
         }
         let mut links = self.links.iter();
         let is_sent = links.any(|link| link.region == r && link.hello.is_some());
-        if cause == ApplyCause::Forked && !is_sent {
-            // Of a history whose sender is gone: the next one says Hello, and its outbox judges.
+        if cause == ApplyCause::Forked && !(is_sent && inlet.doubted) {
+            // Of a history whose sender is gone, or mixed with what is left of one that the origin's
+            // database has lost: the next one says Hello, and its outbox judges.
             inlet.start_over(r, Seq(inlet.window.base().0.saturating_sub(1)), inbox);
             inlet.read_wanted = true;
+            if is_sent {
+                inlet.doubted = true;
+                inlet.retry_at = None;
+                self.ask_again(r, None, now);
+            }
         }
         self.set_inlet_state(r, InletState::Waiting(cause));
         self.ack_now(r, now);

@@ -19,11 +19,18 @@ impl<S: Storage> Engine<S> {
     ) {
         let link = &mut self.links[i];
         let r = link.region;
-        let before = link.hello.replace((token, epoch));
-        // (One that its successor has overtaken is none.)
-        let is_new = before.is_none_or(|(old, _)| (token.wrapping_sub(old) as i32) > 0);
+        let known = link.hello.map(|(token, _)| token).or(link.void);
+        let ahead = known.map_or(1, |known| token.wrapping_sub(known) as i32);
+        if ahead < 0 {
+            // Its successor has overtaken it.
+            return;
+        }
+        let is_new = ahead > 0;
+        link.hello = Some((token, epoch));
         link.welcome_wanted = true;
-        link.gap = false;
+        // Whether it is a late copy of one that is void, or asks again because it heard nothing, cannot
+        // be seen: it is answered, and asked for the next one.
+        link.gap = link.void == Some(token);
         let inlet = &mut self.regions[usize::from(r.0)].inlet;
         let from = Some(NodeId(i as u16));
         let moved = inlet.from != from;
@@ -39,7 +46,7 @@ impl<S: Storage> Engine<S> {
             // What is not applied may be of a history that the origin's database has lost; it is
             // sent again in any case.
             inlet.start_over(r, Seq(inlet.window.base().0.saturating_sub(1)), inbox);
-            self.ask_again(r, now);
+            self.ask_again(r, Some(i), now);
         }
         let inlet = &mut self.regions[usize::from(r.0)].inlet;
         inlet.read_wanted = true;
@@ -117,6 +124,8 @@ impl<S: Storage> Engine<S> {
                 }
             }
             Offer::Store if inbox.put(r, seq, total as usize, offset, bytes).is_ok() => {
+                inlet.fresh = true;
+                inlet.quiet = false;
                 let before = inlet.window.complete();
                 if inlet.window.accept(&part) {
                     inlet.received += 1;
@@ -140,18 +149,22 @@ impl<S: Storage> Engine<S> {
                     && inlet.busy.is_none();
                 if stuck && let Some(position) = inlet.position {
                     inlet.start_over(r, position.seq, inbox);
-                    self.ask_again(r, now);
+                    self.ask_again(r, None, now);
                 }
             }
         }
     }
 
-    /// Whoever sends this stream is further on than is needed: it has to say Hello again, unless it
-    /// has just done so.
-    pub(super) fn ask_again(&mut self, r: RegionId, now: Instant) {
+    /// Whoever sends this stream is further on than is needed: it has to say Hello again. `but`: it has
+    /// just done so.
+    pub(super) fn ask_again(&mut self, r: RegionId, but: Option<usize>, now: Instant) {
         for i in 0..self.links.len() {
             let link = &mut self.links[i];
-            if link.region == r && !link.welcome_wanted && link.hello.take().is_some() {
+            if link.region == r
+                && Some(i) != but
+                && let Some((token, _)) = link.hello.take()
+            {
+                link.void = Some(token);
                 link.gap = true;
                 link.ack_at = Some(now);
                 self.touch_link(i);

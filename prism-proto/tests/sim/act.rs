@@ -321,6 +321,13 @@ impl Sim {
                 continue;
             }
             let (tag, original) = &self.dbs[usize::from(stream)].outbox[seq as usize - 1];
+            if self.rewritten && original != payload {
+                return Event::ApplyFailed {
+                    stream: id,
+                    cause: ApplyCause::Forked,
+                    retry_at: at(self.now + 10 * SEC),
+                };
+            }
             assert_eq!(
                 original, payload,
                 "update {seq} of {stream} arrived changed"

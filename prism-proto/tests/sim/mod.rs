@@ -130,6 +130,8 @@ pub struct Sim {
     /// Fetch serves at most so many.
     pub fetch_limit: u64,
     pub fetches: u64,
+    /// An origin's history was lost, and another one begun: what differs is of the lost one.
+    pub rewritten: bool,
     /// Updates that no fetch finds.
     pub unreadable: std::ops::Range<u64>,
     /// Direct writes asked for; and whether they are answered without writing anything.
@@ -193,6 +195,7 @@ impl Sim {
             trace: false,
             fetch_limit: u64::MAX,
             fetches: 0,
+            rewritten: false,
             unreadable: 0..0,
             directs: 0,
             direct_idle: false,
