@@ -93,6 +93,16 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).expect("read").count(), 1);
     }
 
+    /// The others would refuse it until the clock has caught up.
+    #[test]
+    fn many_starts_at_once_are_not_ahead_of_the_clock_when_the_file_is_lost() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = AnyDisk::default();
+        let last = (0..50).map(|_| next(&disk, dir.path())).last();
+        std::fs::remove_file(dir.path().join(FILE)).expect("lost");
+        assert!(Some(next(&disk, dir.path())) > last);
+    }
+
     #[test]
     fn a_damaged_counter_does_not_stop_the_node() {
         for damaged in [
