@@ -232,3 +232,52 @@ fn a_receiver_that_has_kept_nothing_says_what_it_needs() {
     let took = sim.run_until(SEC, |s| s.applied(1, 0) == 2);
     assert!(took < 15 * MS, "{took}");
 }
+
+/// A `Hello` arrives after its successor, and a copy of that one after both. What has come since the lane
+/// was opened stays: the sender was told so, and would not send it again.
+#[test]
+fn a_hello_that_was_overtaken_changes_nothing() {
+    let mut sim = Sim::new(21, &[1, 1], plain);
+    sim.kill(0);
+    sim.tell(1, Event::NodeUp { node: NodeId(0) });
+    let epoch = sim.dbs[0].epoch;
+    let mut pn = 0;
+    let mut say = |sim: &mut Sim, frame: &Frame<'_>| {
+        pn += 1;
+        let mut buffer = [0; 600];
+        let header = Header {
+            from: 77,
+            to: 0,
+            pn,
+        };
+        let mut writer = Writer::new(&mut buffer, header).expect("room");
+        assert!(writer.push(frame));
+        let len = writer.written();
+        let (now, node) = (at(sim.now), &mut sim.nodes[1]);
+        node.engine
+            .handle_datagram(now, NodeId(0), &buffer[..len], &mut node.inbox);
+        sim.tell(1, Event::Available { upto: Seq(0) });
+        sim.run_for(20 * MS);
+    };
+    let hello = |token| Frame::Hello {
+        token,
+        epoch,
+        tail: Seq(1),
+    };
+    say(&mut sim, &hello(2));
+    let half = Frame::Fragment {
+        seq: Seq(1),
+        total: 1000,
+        chunk: 512,
+        index: 0,
+        bytes: &[7; 512],
+    };
+    say(&mut sim, &half);
+    let kept = sim.nodes[1].inbox.bytes();
+    assert!(kept > 0, "nothing has arrived");
+    say(&mut sim, &hello(1));
+    say(&mut sim, &hello(2));
+    assert_eq!(sim.nodes[1].inbox.bytes(), kept);
+    say(&mut sim, &hello(3));
+    assert_eq!(sim.nodes[1].inbox.bytes(), 0);
+}
