@@ -273,7 +273,7 @@ impl<'c> Judge<'c> {
                 && request.regions.len() == 1
                 && known.is_some_and(|known| self.refused.contains(&known))
                 && !matches!(row.state, RequestState::Undone(_))
-                && !self.is_deleted(&row)
+                && !self.is_deleted(row)
             {
                 let what = format!("request {index} was refused; its origin has {row:?}");
                 self.fail(Invariant::UndoneLeavesNothing, what);
