@@ -259,7 +259,8 @@ pub trait Database: Send {
 
     /// The update of the own stream that carries this request id, if it is among the newest
     /// (some ten thousand). Waits for a transaction that holds the numbering, so that after
-    /// `Ambiguous` the answer is final: `None` means that it was not and will not be committed.
+    /// `Ambiguous` the answer is final: after `None`, and if [`Database::request`] then knows nothing
+    /// of it either, it was not and will not be committed.
     ///
     /// # Errors
     /// [`DbError`].

@@ -356,21 +356,21 @@ fn settle(
 ) -> Result<Vec<Committed>, DbError> {
     tracing::warn!(updates = batch.len(), %why, "ambiguous commit: looking for it in the outbox");
     let mut found = Vec::with_capacity(batch.len());
-    let mut undone = false;
+    let mut on_record = false;
     for submission in batch {
         let id = submission.request_id.unwrap_or_default();
-        let known = db.outbox_find(&id).and_then(|found| {
-            let row = if found.is_some() {
-                db.request(&id)?
-            } else {
-                None
-            };
-            undone |= row.is_some_and(|row| matches!(row.state, RequestState::Undone(_)));
-            Ok(found)
-        });
+        // First the outbox: what it says is final.
+        let known = db
+            .outbox_find(&id)
+            .and_then(|found| Ok((found, db.request(&id)?)));
         match known {
-            Ok(Some(committed)) => found.push(committed),
-            Ok(None) => {
+            Ok((Some(committed), row)) => {
+                on_record |= row.is_some_and(|row| matches!(row.state, RequestState::Undone(_)));
+                found.push(committed);
+            }
+            // (Many came after it, or all have it and it was trimmed.)
+            Ok((None, Some(_))) => on_record = true,
+            Ok((None, None)) => {
                 return Err(DbError::Unreachable(format!(
                     "{why}; it was not committed, nothing was written"
                 )));
@@ -380,8 +380,8 @@ fn settle(
             }
         }
     }
-    if undone {
-        // All of them are on record, and each is told what has become of it.
+    if on_record {
+        // All of them are, and each is told what has become of it.
         return db.submit(batch).map_err(|error| match error {
             DbError::Repeated(_) => error,
             // (They are committed, whatever hinders the look at them.)

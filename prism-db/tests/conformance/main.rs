@@ -110,6 +110,7 @@ macro_rules! suite {
                     a_request_is_found_after_an_ambiguous_commit,
                     a_request_that_was_undone_is_found_itself,
                     a_request_that_was_undone_after_an_ambiguous_commit_is_told_as_undone,
+                    a_request_that_was_trimmed_after_an_ambiguous_commit_is_told_as_committed,
                     a_refused_request_keeps_its_answer,
                     a_request_refused_here_and_taken_elsewhere_leaves_a_trace,
                     requests_are_forgotten_when_nobody_needs_them,

@@ -185,6 +185,26 @@ pub fn a_request_that_was_undone_after_an_ambiguous_commit_is_told_as_undone<B: 
     assert_eq!(world.kills_at(&world.na), 0);
 }
 
+/// By the time somebody looks, all regions have it, and its row is gone.
+pub fn a_request_that_was_trimmed_after_an_ambiguous_commit_is_told_as_committed<B: Backend>(
+    world: &World<B>,
+) {
+    let once = with_id(world.kills(1), 1);
+    world.submit(&world.na, std::slice::from_ref(&once));
+    world.ship_all();
+    let mut db = Flaky::new(world.na.open(), vec![Fate::Lost]);
+    let position = world.eu.open().position("NA").expect("position");
+    for peer in ["EU", "AS"] {
+        db.inner.lane_acked(peer, position).expect("acknowledged");
+    }
+    assert_eq!(db.inner.outbox_trim(Duration::ZERO, 10).expect("trims"), 1);
+    let answers = submit(&mut db, &[once]);
+    assert_eq!(pattern(&answers), "=");
+    assert_eq!(known(&answers[0]).state, RequestState::Committed);
+    assert_eq!(known(&answers[0]).seq, Some(Seq(1)));
+    assert_eq!(world.kills_at(&world.na), 1);
+}
+
 pub fn a_refused_request_keeps_its_answer<B: Backend>(world: &World<B>) {
     let mut db = world.na.open();
     let (bad, worse) = (with_id(world.kills(5000), 1), with_id(world.kills(5000), 2));
