@@ -15,7 +15,7 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
-    /// By the first characters of the five (DESIGN 6, "Errors").
+    /// By the first characters of the five.
     #[must_use]
     pub fn of(sqlstate: &str) -> Self {
         match sqlstate {

@@ -11,7 +11,7 @@ use crate::Value;
 const VERSION: u8 = 1;
 
 /// Most bytes that an encoded update can have, whatever `max_update` says: what the receiving
-/// side reassembles (DESIGN 5).
+/// side reassembles.
 pub const MAX_UPDATE: usize = 256 * 1024;
 
 /// Identity of one version of a statement: a hash of its definition.

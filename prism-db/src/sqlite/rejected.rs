@@ -138,6 +138,14 @@ pub(super) fn undone(db: &Connection, stream: &str, seq: Seq) -> Result<(), DbEr
     Ok(())
 }
 
+/// Its origin need not be told any more: here it is as it should be.
+pub(super) fn retried(db: &Connection, id: i64) -> Result<(), DbError> {
+    resolve(db, id, "retried")?;
+    db.execute("UPDATE prism_rejected SET told = 1 WHERE id = ?1", [id])
+        .map(drop)
+        .map_err(own)
+}
+
 /// `false` if nobody has to resolve it any more.
 pub(super) fn resolve(db: &Connection, id: i64, resolution: &str) -> Result<bool, DbError> {
     db.execute(

@@ -16,7 +16,7 @@ pub(super) fn retry(own: &Own<'_>, id: i64) -> Result<Retried, DbError> {
     let Some(row) = rejected::get(own.db, id)?.filter(|row| row.resolution.is_none()) else {
         return Ok(Retried::Unknown);
     };
-    rejected::resolve(own.db, id, "retried")?;
+    rejected::retried(own.db, id)?;
     let is_own = row.stream == own.options.topology.region;
     match (row.update.notice().is_some(), is_own) {
         (true, true) => undo_again(own, &row).map(Retried::Submitted),

@@ -113,6 +113,9 @@ pub fn dead_letters_are_shown_retried_and_dropped<B: Backend>(world: &World<B>) 
     assert_eq!(eu.rejected_retry(second), Ok(Retried::Applied(1)));
     assert_eq!(eu.rejected_retry(second), Ok(Retried::Unknown), "once");
     assert_eq!(world.kills_at(&world.eu), 2);
+    let untold = eu.refusals("NA", 10).expect("refusals");
+    let untold: Vec<_> = untold.into_iter().map(|row| Some(row.seq)).collect();
+    assert_eq!(untold, [letters[0].seq], "NA need not undo what is there");
     let row = eu.request(&[1; 16]).expect("request").expect("known");
     assert_eq!(row.state, RequestState::Committed);
     assert_eq!(eu.rejected_drop(first), Ok(true));

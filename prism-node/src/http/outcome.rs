@@ -1,4 +1,4 @@
-//! What became of an update, as JSON and HTTP status (DESIGN 8).
+//! What became of an update, as JSON and HTTP status (docs/operations.md, "HTTP").
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
