@@ -71,7 +71,9 @@ impl Inbox for Received {
             "a fragment lies inside its update"
         );
         let entry = self.updates.entry((stream, seq)).or_insert((total, 0));
-        assert_eq!(entry.0, total, "an update has one length");
+        if entry.0 != total {
+            return Err(InboxFull);
+        }
         entry.1 += bytes.len();
         let of_stream = || self.updates.iter().filter(|((r, _), _)| *r == stream);
         assert!(

@@ -144,6 +144,7 @@ fn repair(sim: &mut Sim) {
     sim.net.loss = 0.0;
     sim.drop_next.clear();
     sim.direct_idle = false;
+    sim.handle_drop = 0;
     for i in 0..sim.nodes.len() {
         if !sim.nodes[i].alive {
             sim.restart(i);

@@ -96,6 +96,9 @@ impl Inbox for Arrivals {
     ) -> Result<(), InboxFull> {
         let update = self.0.entry(seq.0).or_insert_with(|| vec![0; total]);
         // `InboxFull` makes the packet count as lost: it will be sent again.
+        if update.len() != total {
+            return Err(InboxFull);
+        }
         let place = update
             .get_mut(offset..offset + bytes.len())
             .ok_or(InboxFull)?;

@@ -57,7 +57,8 @@ pub enum Event {
         clean: Seq,
     },
     /// Nothing has come for a while: the database may be elsewhere by now (a sibling or SQL has
-    /// written, a backup was restored). It is read again as soon as nothing is under way. What waits for
+    /// written, a backup was restored); or it did not take [`Output::RefusalTold`](crate::Output::RefusalTold).
+    /// It is read again as soon as nothing is under way. What waits for
     /// a missing update, and has done so since this was said before, is forgotten: whoever sends begins
     /// behind what is applied.
     PositionOld {

@@ -27,7 +27,8 @@ pub trait Inbox {
     /// the room of the next one.
     ///
     /// # Errors
-    /// [`InboxFull`] if there is no room; nothing is kept then.
+    /// [`InboxFull`] if there is no room, or if `total` is not what it was with the parts of this
+    /// update that are there (a sender that contradicts itself); nothing is kept then.
     fn put(
         &mut self,
         stream: RegionId,

@@ -89,7 +89,8 @@ pub enum Output {
     },
     /// The origin has dealt with this refusal: note that in the database, then tell the next
     /// untold ones ([`Event::Refused`](crate::Event::Refused)) and how far the stream is clean now
-    /// ([`Event::Clean`](crate::Event::Clean)).
+    /// ([`Event::Clean`](crate::Event::Clean)). If the database does not take it:
+    /// [`Event::PositionOld`](crate::Event::PositionOld).
     RefusalTold {
         /// Stream of that region.
         stream: RegionId,

@@ -53,6 +53,21 @@ fn a_lost_word_that_all_is_clean_is_asked_for_soon() {
     assert!((50 * MS..350 * MS).contains(&took), "{took}");
 }
 
+/// EU's database is away when it is to note that NA has dealt with it.
+#[test]
+fn a_refusal_that_could_not_be_noted_is_told_again() {
+    let mut sim = warm(19);
+    sim.dbs[1].refuse.insert((0, 2));
+    sim.submit(0, 100);
+    sim.run_until(SEC, |s| dealt_with(s, [2]));
+    sim.dbs[1].up = false;
+    sim.run_for(100 * MS);
+    sim.dbs[1].up = true;
+    let took = sim.run_until(5 * SEC, Sim::settled);
+    assert!((500 * MS..1500 * MS).contains(&took), "{took}");
+    assert_eq!(sim.handled_again, 1);
+}
+
 /// NA2 has said Hello last and died; NA1 still sends.
 #[test]
 fn a_refusal_is_told_to_every_node_that_has_opened_a_lane() {

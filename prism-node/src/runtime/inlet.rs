@@ -164,8 +164,14 @@ impl InletWorker {
                 stream: self.stream,
                 clean,
             }),
-            // It is told again, and answered again.
-            Err(error) => tracing::debug!(stream = name, "a refusal stays untold: {error}"),
+            // With the position, which is read until the database answers, the engine hears of it once
+            // more; it is told again, and answered again.
+            Err(error) => {
+                tracing::debug!(stream = name, "a refusal stays untold: {error}");
+                self.tell(Event::PositionOld {
+                    stream: self.stream,
+                });
+            }
         }
     }
 
@@ -374,5 +380,85 @@ fn refusal(row: &RefusalRow) -> Refusal {
         seq: row.seq,
         class: row.class,
         sqlstate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use prism_db::{OpenOptions, Topology};
+    use prism_net::Wake;
+    use prism_net::platform::mpsc;
+    use prism_proto::NodeId;
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::runtime::names::Names;
+    use crate::runtime::tests::cluster;
+
+    #[derive(Debug)]
+    struct Awake;
+
+    impl Wake for Awake {
+        fn wake(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The engine has struck it off its list; whoever awaits it would wait until the stream had been
+    /// idle for half a minute.
+    #[test]
+    fn what_the_database_could_not_note_is_looked_at_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (config, path) = cluster(dir.path());
+        let regions: Arc<[_]> = config
+            .regions
+            .iter()
+            .map(|r| (r.name.clone(), r.key))
+            .collect();
+        let topology = Topology {
+            region: "NA".into(),
+            regions: Arc::clone(&regions),
+        };
+        let mut options = OpenOptions::new(topology, Arc::clone(&config.catalogue));
+        options.lock_timeout = Duration::from_millis(10);
+        let names = Names {
+            me: NodeId(0),
+            own: RegionId(0),
+            rank: 0,
+            siblings: 2,
+            nodes: vec![("NA1".into(), RegionId(0))],
+            regions: vec!["NA".into(), "EU".into()],
+        };
+        let (commands, handle) = prism_net::commands(8, Box::new(Awake));
+        let (sender, jobs) = mpsc::sync_channel(1);
+        let mut worker = InletWorker {
+            stream: RegionId(1),
+            jobs,
+            database: prism_db::open(&config.regions[0].database, options).expect("opens"),
+            applier: Applier::new(Arc::clone(&config.catalogue), regions),
+            handle,
+            board: Arc::new(Board::new(Arc::new(names))),
+            failing: None,
+            clean: Position::default(),
+        };
+        drop(sender);
+        let other = Connection::open(&path).expect("opens");
+        other.execute_batch("BEGIN EXCLUSIVE").expect("locked");
+        worker.told(Epoch(1), Seq(3));
+        let said = commands.next();
+        let stream = RegionId(1);
+        assert!(
+            matches!(said, Some(Command::Event(Event::PositionOld { stream: s })) if s == stream),
+            "{said:?}"
+        );
+        other.execute_batch("ROLLBACK").expect("free");
+        worker.told(Epoch(1), Seq(3));
+        let said = commands.next();
+        assert!(
+            matches!(said, Some(Command::Event(Event::Clean { stream: s, .. })) if s == stream),
+            "{said:?}"
+        );
     }
 }

@@ -245,8 +245,12 @@ impl Sim {
                 seq,
             } => {
                 let r = self.nodes[node].region;
-                if self.nodes[node].life != life || !self.dbs[r].up {
+                if self.nodes[node].life != life {
                     return;
+                }
+                if !self.dbs[r].up {
+                    let stream = RegionId(stream);
+                    return self.tell(node, Event::PositionOld { stream });
                 }
                 if let Some((_, told)) = self.dbs[r].rejected.get_mut(&(stream, seq)) {
                     *told = true;
