@@ -102,3 +102,23 @@ fn a_rebuilt_region_is_heard_at_once() {
 fn a_history_that_is_lost_before_it_is_applied_is_never_applied() {
     comes_through(Case::small(1_043_925));
 }
+
+/// What a node had received, and could not apply before something else arrived, its origin's database
+/// lost; half a minute later the node applied it. That is a fork, which is told and mended; it was judged
+/// before it came about.
+#[test]
+fn what_is_applied_late_and_lost_at_its_origin_is_told_as_a_fork() {
+    comes_through(Case::small(3_280_697));
+}
+
+/// An awaited update whose publication got no answer is rolled back, and for a moment on record elsewhere.
+#[test]
+fn what_is_being_undone_is_not_taken_for_committed() {
+    comes_through(Case::full(523_111));
+}
+
+/// Lost ACKs made a round trip of 50 ms look like one of seconds, and six tries take twelve of them.
+#[test]
+fn a_lane_leaves_a_node_whose_round_trip_looked_long() {
+    comes_through(Case::small(3_294_772));
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use prism_sim::cluster::{Case, run};
+use prism_sim::cluster::{Case, run, run_traced};
 
 #[test]
 fn the_same_seed_is_the_same_run() {
@@ -19,6 +19,20 @@ fn the_same_seed_is_the_same_run() {
         seeds.end,
         "another seed is another run"
     );
+}
+
+/// Also where the operator reads the alarms.
+#[test]
+fn a_run_that_is_written_down_is_the_same_run() {
+    for seed in (0..20).chain([3_300_342]) {
+        let case = Case::small(seed);
+        let [plain, told] = [run(case), run_traced(case)];
+        assert_eq!(
+            (plain.hash, plain.steps),
+            (told.hash, told.steps),
+            "{case:?}"
+        );
+    }
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub struct Node {
     pub sibling_clean: HashMap<u16, u64>,
     pub sibling_tail: u64,
     stuck: u32,
+    woken: u64,
 }
 
 #[derive(Debug)]
@@ -253,6 +254,7 @@ impl Sim {
             sibling_clean: HashMap::new(),
             sibling_tail: 0,
             stuck: 0,
+            woken: 0,
         }
     }
 
@@ -446,7 +448,6 @@ impl Sim {
         let Some(t) = next.filter(|t| *t <= end) else {
             return false;
         };
-        let moved = t > self.now;
         self.now = self.now.max(t);
         if action == Some(t) {
             let Some(Reverse((_, id))) = self.queue.pop() else {
@@ -457,7 +458,9 @@ impl Sim {
             }
         } else if let Some((_, i)) = wake {
             let node = &mut self.nodes[i];
-            node.stuck = if moved { 0 } else { node.stuck + 1 };
+            // (Another node may have moved the time.)
+            node.stuck = if node.woken == t { node.stuck + 1 } else { 0 };
+            node.woken = t;
             assert!(
                 node.stuck < 1000,
                 "node {i} turns in circles, waiting for {:?}",

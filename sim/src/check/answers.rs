@@ -1,7 +1,7 @@
 //! What clients are told: it is true at that moment, and does not contradict what they were told
 //! before.
 
-use prism_db::RequestState;
+use prism_db::{RequestRow, RequestState};
 use prism_node::intake::{Answer, Failure};
 use prism_proto::{RegionKey, Seq};
 
@@ -48,6 +48,7 @@ pub fn heard(cluster: &Cluster, index: usize, region: usize, answer: &Answer) {
         && before.chain([answer]).all(says_nothing_was_done)
         && let Some(row) = cluster.servers[region].request(&request.id)
         && row.state == RequestState::Committed
+        && is_final(cluster, &row)
     {
         let what = format!("told {answer:?}, and it is on record: {row:?}");
         fail(Invariant::AnswersAgree, what);
@@ -78,6 +79,14 @@ pub fn heard(cluster: &Cluster, index: usize, region: usize, answer: &Answer) {
             fail(Invariant::AnswersAgree, what);
         }
     }
+}
+
+/// What has been rolled back at its origin after it was published is undone wherever it has arrived.
+fn is_final(cluster: &Cluster, row: &RequestRow) -> bool {
+    (0..cluster.region_count())
+        .filter(|origin| cluster.name(*origin) == row.stream)
+        .filter_map(|origin| cluster.servers[origin].request(&row.request_id))
+        .any(|at_origin| at_origin.state == RequestState::Committed)
 }
 
 /// A failure that means that the update has no effect and will have none.

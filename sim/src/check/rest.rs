@@ -17,8 +17,9 @@ use crate::sched::MachineId;
 const BOTH: Duration = Duration::from_secs(4);
 /// Figures come once a second from a process that runs.
 const FRESH: Duration = Duration::from_millis(1_600);
-/// All retries of a node, on the slowest way.
-const SILENCE: Duration = Duration::from_secs(12);
+/// All retries of a node, on the slowest way: where ACKs get lost, a round trip may look as if it took
+/// some seconds.
+const SILENCE: Duration = Duration::from_secs(16);
 /// How long lanes may take to climb back: nodes that have failed again and again have to be well for
 /// longer each time.
 pub const CLIMB: Duration = Duration::from_secs(150);
@@ -41,11 +42,20 @@ pub struct Lanes(RefCell<BTreeMap<MachineId, Seen>>);
 impl Lanes {
     /// The last figures of a node.
     pub fn of(&self, node: usize) -> Vec<LaneStats> {
+        self.last(node, |seen| seen.lanes.clone())
+    }
+
+    /// Bytes that it has received and not applied, as far as is known.
+    pub fn inbox_of(&self, node: usize) -> u64 {
+        self.last(node, |seen| seen.inbox)
+    }
+
+    fn last<T: Default>(&self, node: usize, of: impl FnOnce(&Seen) -> T) -> T {
         let all = self.0.borrow();
         let of_node = all.values().filter(|seen| seen.node == node);
         of_node
             .max_by_key(|seen| seen.at)
-            .map(|seen| seen.lanes.clone())
+            .map(of)
             .unwrap_or_default()
     }
 }

@@ -113,9 +113,10 @@ impl Cluster {
         true
     }
 
-    /// What made the operator act.
+    /// What made the operator act. (Read whether it is written down or not: reading takes a lock, and a run
+    /// with its trace has to be the same run.)
     fn read_out(&self, place: usize) {
-        let Some(live) = self.live(place).filter(|_| self.world.trace.is_on()) else {
+        let Some(live) = self.live(place) else {
             return;
         };
         for alarm in live.board.status().alarms {
